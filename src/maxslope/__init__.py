@@ -1,0 +1,78 @@
+"""Adversarial attacks as curves of maximal slope: one solver for attacks, evaluation and training of PyTorch models.
+
+The names below are loaded when first used, so that `import maxslope` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "attacks": "Adversary Attack Cascade Foreign Restarts fgsm ifgsm mifgsm ngd pgd random_search",
+    "domains": "Ball Box Domain Intersection",
+    "energies": "Counted Energy Expectation Function Loss Point",
+    "errors": "DomainError InputError MaxslopeError MissingExtraError NonFiniteError ShapeError StoppedError UnsupportedError",
+    "evaluation": "evaluate",
+    "flows": "Flow Hit Scheme Stall Stop solve",
+    "losses": "cross_entropy dlr margin squared_error",
+    "norms": "Group L1 L2 Linf Lp Norm norm_of",
+    "records": "Records",
+    "reports": "Report",
+    "rows": "Key",
+    "schemes": "Best Explicit Momentum RandomSearch SemiImplicit",
+    "solutions": "SaveAt Solution Status",
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+_MODULES = ("data", "models", "testing")
+
+if TYPE_CHECKING:
+    from . import data, models, testing
+    from .attacks import (
+        Adversary,
+        Attack,
+        Cascade,
+        Foreign,
+        Restarts,
+        fgsm,
+        ifgsm,
+        mifgsm,
+        ngd,
+        pgd,
+        random_search,
+    )
+    from .domains import Ball, Box, Domain, Intersection
+    from .energies import Counted, Energy, Expectation, Function, Loss, Point
+    from .errors import (
+        DomainError,
+        InputError,
+        MaxslopeError,
+        MissingExtraError,
+        NonFiniteError,
+        ShapeError,
+        StoppedError,
+        UnsupportedError,
+    )
+    from .evaluation import evaluate
+    from .flows import Flow, Hit, Scheme, Stall, Stop, solve
+    from .losses import cross_entropy, dlr, margin, squared_error
+    from .norms import L1, L2, Group, Linf, Lp, Norm, norm_of
+    from .records import Records
+    from .reports import Report
+    from .rows import Key
+    from .schemes import Best, Explicit, Momentum, RandomSearch, SemiImplicit
+    from .solutions import SaveAt, Solution, Status
+
+__all__ = [*sorted(_HOME), *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module 'maxslope' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,181 @@
+"""`Attack`: a frozen recipe that, given (model, x, y), writes down a flow and solves it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..budgets import Eps, radii, rational
+from ..domains import Ball, Box, Domain
+from ..energies import Expectation, Loss
+from ..errors import InputError, ShapeError
+from ..flows import Flow, Scheme, Stop, solve
+from ..losses import cross_entropy
+from ..norms import Linf, Norm
+from ..rows import Key
+from ..schemes import Explicit
+from ..solutions import SaveAt, Solution
+from ..victims import Model, guard, scores_of
+
+
+class Adversary(Protocol):
+    """Anything that attacks. `key` gives the random numbers of these samples; None stands for seed 0, samples 0, 1, ..."""
+
+    def __call__(self, model: Model, x: Tensor, y: Tensor, *, key: Key | None = None) -> Solution: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Solve the flow of -loss(model(x'), y) from x, in the norm of motion, inside { |x' - x| <= eps } and the bounds.
+
+    The recipe holds everything but the data, so it can be used on any model and printed as what it is. The model is run in
+    eval mode and comes back as it was found; so do the caller's tensors and all global generators.
+
+    Args:
+        eps: budget: a number, an exact fraction ("8/255" or `Fraction`), or a tensor (rows,).
+        norm: the norm of the budget.
+        motion: the norm of motion; default: that of the budget.
+        tau: step size in the norm of motion; default: eps / steps, so that the horizon is eps.
+        steps: number of steps.
+        bounds: (lower, upper) of valid data, numbers or tensors; None for no bounds.
+        scheme: the discretization.
+        loss: per-sample loss, ascended (see `maxslope.losses`).
+        p: exponent of the curve; inf moves at unit speed.
+        random_start: start at a random point of the domain instead of x.
+        stop: when to drop rows, such as `Hit()`; None takes all steps.
+        judge: evaluate the last point too (needed for `Solution.hit` without best-iterate tracking).
+        draws: average value and gradient over this many runs of a random model.
+        mask: boolean, broadcasts against x; only coordinates where it is true may move.
+        levels: 256 to deliver pixels k/255 inside the ball.
+        save: what to keep of the way.
+        seed: of the random numbers, where no key is given.
+        mode: "eval" runs every submodule in eval mode; "keep" leaves the modes as they are.
+        adapter: what turns the model's output into scores (see `maxslope.victims`).
+        name: what reports call it.
+
+    Raises:
+        DomainError: eps or tau out of range, bounds without a point in the budget.
+        ShapeError: x, y, eps or the mask do not fit together.
+        UnsupportedError: no exact method for the norms involved, or no gradient reaches x.
+
+    >>> model = torch.nn.Linear(4, 3)
+    >>> x, y = torch.rand(5, 4), torch.tensor([0, 1, 2, 0, 1])
+    >>> solution = Attack(eps="8/255", steps=5, bounds=(0, 1))(model, x, y)
+    >>> bool(((solution.x - x).abs() <= 8 / 255).all())
+    True
+    """
+
+    eps: Eps
+    norm: Norm = field(default_factory=Linf)
+    motion: Norm | None = None
+    tau: Eps | None = None
+    steps: int = 10
+    bounds: tuple[float | Tensor, float | Tensor] | None = None
+    scheme: Scheme = field(default_factory=Explicit)
+    loss: Callable[..., Tensor] = cross_entropy
+    p: float = math.inf
+    random_start: bool = False
+    stop: Stop | None = None
+    judge: bool = True
+    draws: int = 1
+    mask: Tensor | None = None
+    levels: int | None = None
+    save: SaveAt = field(default_factory=SaveAt)
+    seed: int = 0
+    mode: str = "eval"
+    adapter: Callable[[Any], Tensor] = scores_of
+    name: str = "attack"
+
+    def __post_init__(self) -> None:
+        for label, value in (("eps", self.eps), ("tau", self.tau)):
+            if value is not None and not isinstance(value, Tensor):
+                rational(value, label)
+        if self.tau is not None and not isinstance(self.tau, Tensor) and rational(self.tau) == 0:
+            raise InputError(f"tau = {self.tau!r}: a step size is > 0; leave it out for eps / steps")
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+            raise InputError(f"steps = {self.steps!r}: the number of steps is an integer >= 1")
+        if self.bounds is not None and (not isinstance(self.bounds, tuple | list) or len(self.bounds) != 2):
+            raise InputError(f"bounds = {self.bounds!r}: give (lower, upper), such as (0, 1), or None")
+
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, *, key: Key | None = None, target: Tensor | None = None
+    ) -> Solution:
+        """Attack the samples; with `target` (rows,), until the model predicts the target.
+
+        Args:
+            x: (rows, *event), floating point, inside the bounds.
+            y: (rows,) labels, or real targets where the loss takes them.
+        """
+        x, y = check_batch(x, y)
+        key = key or Key.of(self.seed, len(x))
+        draw = int(key.index[0]) if len(x) else 0
+        with guard(model, seed=hash((key.seed, key.stream, draw)) % 2**63, mode=self.mode):
+            # Tensors made in inference mode cannot take part in autograd; their copies can.
+            x, y = x.detach().clone(), y.detach().clone()
+            domain = self.domain(x)
+            energy: Any = Loss(model, y, self.loss, None if target is None else target.to(y).clone(), self.adapter)
+            if self.draws != 1:
+                energy = Expectation(energy, self.draws)
+            start = domain.sample(key.fold(0), x) if self.random_start else x
+            return solve(
+                Flow(energy, self.motion or self.norm, domain, self.p),
+                self.scheme,
+                start,
+                tau=self.step_size(x),
+                steps=self.steps,
+                save=self.save,
+                stop=self.stop,
+                judge=self.judge,
+                key=key,
+            )
+
+    def __getitem__(self, rows: Tensor) -> Attack:
+        """The same recipe for some of the rows: what is given per row (eps, tau, mask) is indexed."""
+        per_row = {}
+        for name in ("eps", "tau", "mask"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor) and value.ndim and len(value) > 1:
+                per_row[name] = value[rows.to(value.device)]
+        return replace(self, **per_row) if per_row else self
+
+    def domain(self, x: Tensor) -> Domain:
+        """The feasible set of the samples x: the budget, cut to the bounds."""
+        ball = Ball(x, self.eps, self.norm, mask=self.mask, levels=self.levels)
+        return ball if self.bounds is None else ball & Box(*self.bounds)
+
+    def step_size(self, x: Tensor) -> float | Tensor:
+        """tau as a number or per row; where it would be 0 because eps is, any size does."""
+        if self.tau is not None and not isinstance(self.tau, Tensor):
+            return rational(self.tau, "tau")
+        if self.tau is None and not isinstance(self.eps, Tensor):
+            return rational(self.eps) / self.steps or 1.0
+        per_row = radii(self.eps, len(x), x.device) / self.steps if self.tau is None else self.tau
+        if isinstance(per_row, Tensor) and self.tau is None:
+            per_row = torch.where(per_row == 0, torch.ones_like(per_row), per_row)
+        return per_row  # type: ignore[return-value]  # a tensor: numbers were returned above
+
+
+def check_batch(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """x and y as they have to be, or an error that says what they are.
+
+    Raises:
+        ShapeError: not tensors, x not floating point, or not one label per row.
+    """
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        raise ShapeError(f"x and y are tensors, not {type(x).__name__} and {type(y).__name__}; use torch.as_tensor")
+    if not x.is_floating_point() or x.ndim < 1:
+        hint = "; for 8-bit pixels use x.float() / 255" if x.dtype == torch.uint8 else ""
+        raise ShapeError(f"x is floating point with shape (rows, *event), not {x.dtype} of shape {tuple(x.shape)}{hint}")
+    if y.ndim != 1 or len(y) != len(x):
+        raise ShapeError(
+            f"y has shape {tuple(y.shape)} and x {tuple(x.shape)}: one label per row is needed, of shape ({len(x)},)"
+            + ("; for one-hot labels use y.argmax(1)" if y.ndim == 2 and len(y) == len(x) else "")
+        )
+    if not y.is_floating_point() and y.dtype != torch.int64:
+        y = y.long()
+    return x, y.to(x.device)

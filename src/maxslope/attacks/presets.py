@@ -1,0 +1,123 @@
+"""The famous attacks, each a function that returns a composite of the parts of this library."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from ..budgets import Eps, rational
+from ..flows import Hit
+from ..losses import margin
+from ..norms import L2, Linf, Norm
+from ..schemes import Best, Explicit, Momentum, RandomSearch
+from .attack import Attack
+
+
+def fgsm(eps: Eps, *, norm: Norm | None = None, **options: Any) -> Attack:
+    """x' = P(x + eps v), v the steepest ascent of the loss in the norm of motion: one explicit Euler step of length eps.
+
+    Args:
+        eps: the budget; see `Attack` for it and for the options (`bounds`, `motion`, `loss`, ...).
+
+    References: I. Goodfellow, J. Shlens, C. Szegedy, "Explaining and harnessing adversarial examples", ICLR 2015.
+
+    >>> import torch
+    >>> model, x, y = torch.nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 1])
+    >>> fgsm(0.1, bounds=(0, 1))(model, x, y).backwards.tolist()
+    [1, 1]
+    """
+    return _made("fgsm", eps=eps, norm=norm or Linf(), steps=1, options=options)
+
+
+def ifgsm(eps: Eps, tau: Eps | None = None, steps: int = 10, *, norm: Norm | None = None, **options: Any) -> Attack:
+    """x_{k+1} = P(x_k + tau v_k) from x_0 = x: the explicit Euler scheme of the infinity-flow, its last point returned.
+
+    Args:
+        eps, tau, steps: see `Attack`; tau defaults to eps / steps, so that the horizon is eps.
+
+    References: A. Kurakin, I. Goodfellow, S. Bengio, "Adversarial examples in the physical world", 2016.
+
+    >>> import torch
+    >>> model, x, y = torch.nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 1])
+    >>> ifgsm("8/255", tau="2/255", steps=10, bounds=(0, 1))(model, x, y).steps.tolist()
+    [10, 10]
+    """
+    return _made("ifgsm", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=options)
+
+
+def pgd(eps: Eps, tau: Eps | None = None, steps: int = 40, *, norm: Norm | None = None, **options: Any) -> Attack:
+    """Projected gradient ascent from a random point of the budget, the best iterate kept, rows dropped once misclassified.
+
+    The direction is the steepest one in the norm of motion, the projection the exact one onto budget and bounds together.
+
+    Args:
+        eps, steps, norm: see `Attack`.
+        tau: default: 2.5 eps / steps (Madry et al.).
+        options: among them `random_start=False`, `stop=None` (take all steps, and return the lowest energy),
+            `motion=` another norm of motion, `loss=margin` or `dlr`.
+
+    References: A. Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018.
+
+    >>> import torch
+    >>> from maxslope.norms import L2
+    >>> model, x, y = torch.nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 1])
+    >>> attack = pgd(0.5, tau=0.1, steps=20, norm=L2(), bounds=(0, 1))
+    >>> bool((L2()(attack(model, x, y).x - x) <= 0.5).all())
+    True
+    """
+    if tau is None:
+        tau = (eps if isinstance(eps, Tensor) else rational(eps)) * 2.5 / max(1, steps)
+        tau = tau.clamp_min(1e-30) if isinstance(tau, Tensor) else tau or None
+    defaults = {"random_start": True, "scheme": Best(Explicit()), "stop": Hit()}
+    return _made("pgd", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
+
+
+def mifgsm(
+    eps: Eps, tau: Eps | None = None, steps: int = 10, *, decay: float = 1.0, norm: Norm | None = None, **options: Any
+) -> Attack:
+    """The explicit scheme along an accumulated, l_1-normalized gradient (see `Momentum`).
+
+    References: Y. Dong et al., "Boosting adversarial attacks with momentum", CVPR 2018.
+
+    >>> mifgsm(0.3, steps=5).scheme
+    Momentum(decay=1.0)
+    """
+    defaults = {"scheme": Momentum(decay)}
+    return _made("mifgsm", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
+
+
+def ngd(eps: Eps, tau: Eps | None = None, steps: int = 10, *, norm: Norm | None = None, **options: Any) -> Attack:
+    """Normalized gradient descent of the energy: l_2 motion at unit speed, x_{k+1} = P(x_k - tau DE / |DE|_2).
+
+    Args:
+        norm: of the budget; l_2 by default.
+
+    References: Y. Nesterov, "Minimization methods for nonsmooth convex and quasiconvex functions", 1984; as a
+    minimizing movement: L. Weigand, T. Roith, M. Burger, arXiv 2406.05376.
+
+    >>> ngd(0.5).motion
+    L2()
+    """
+    defaults = {"motion": L2()}
+    return _made("ngd", eps=eps, tau=tau, steps=steps, norm=norm or L2(), options=defaults | options)
+
+
+def random_search(eps: Eps, steps: int = 1000, *, norm: Norm | None = None, **options: Any) -> Attack:
+    """An adversary without gradients: random moves of random blocks, kept where the margin grows (see `RandomSearch`).
+
+    For models whose gradient is missing, zero or wrong; `steps` model calls at most, rows dropped once misclassified.
+
+    >>> import torch
+    >>> model, x, y = torch.nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 1])
+    >>> random_search(0.1, steps=20, bounds=(0, 1))(model, x, y).backwards.tolist()
+    [0, 0]
+    """
+    tau = eps * 2 if isinstance(eps, Tensor) else 2 * rational(eps) or None
+    defaults = {"scheme": RandomSearch(), "stop": Hit(), "loss": margin, "random_start": True}
+    return _made("random_search", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
+
+
+def _made(name: str, *, options: dict[str, Any], **fixed: Any) -> Attack:
+    return replace(Attack(eps=0.0, name=name), **fixed, **options)

@@ -1,0 +1,230 @@
+"""The problem (`Flow`), what a discretization has to offer (`Scheme`), when to stop, and the only loop (`solve`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .budgets import radii, rational
+from .domains import Box, Domain
+from .energies import Counted, Point, as_energy
+from .errors import DomainError, InputError, ShapeError
+from .norms import Linf, Norm
+from .rows import Key, all_of, column, take
+from .ledger import Ledger
+from .solutions import SaveAt, Solution, Status
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The p-curve of maximal slope of an energy, in a norm, inside a domain.
+
+        d/dt E(u) <= -|u'|^p / p - |dE|^{p'}(u) / p',   1/p + 1/p' = 1;   p = inf: |u'| <= 1 and d/dt E(u) <= -|dE|(u).
+
+    Args:
+        energy: an `Energy`, or a function (rows, *event) -> (rows,); descended.
+        norm: the norm of motion.
+        domain: where the curve stays; the whole space by default.
+        p: exponent of the curve, 1 < p <= inf. p = inf moves at unit speed, finite p at speed slope^(p'-1); p = 2 in l_2 is
+            the classical gradient flow.
+
+    Raises:
+        InputError: p is not in (1, inf].
+
+    References: L. Weigand, T. Roith, M. Burger, "Adversarial flows: a gradient flow characterization of adversarial
+    attacks", European J. Appl. Math. 2025, arXiv 2406.05376.
+
+    >>> flow = Flow(lambda x: (x**2).sum(1) / 2, Linf())
+    >>> solve(flow, ms.Explicit(), torch.tensor([[1.0, -0.5]]), tau=0.25, steps=2).x
+    tensor([[0.5000, 0.0000]])
+    """
+
+    energy: Any
+    norm: Norm = field(default_factory=Linf)
+    domain: Domain = field(default_factory=Box)
+    p: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.p, int | float) and self.p > 1):
+            raise InputError(f"p = {self.p!r}: the exponent of a curve of maximal slope is in (1, inf]; inf moves at unit speed")
+        object.__setattr__(self, "energy", as_energy(self.energy))
+
+    def __getitem__(self, rows: Any) -> Flow:
+        return Flow(self.energy[rows], self.norm, self.domain[rows], self.p)
+
+    def velocity(self, g: Tensor) -> Tensor:
+        """The velocity of steepest descent for the gradient g: lmo(g), times slope^(p'-1) for finite p."""
+        v = self.norm.lmo(g)
+        return v if self.p == math.inf else v * column(self.norm.dual(g) ** (1 / (self.p - 1)), v)
+
+
+class Scheme(Protocol):
+    """One step of a discretization.
+
+    A scheme that returns something else than its last point (the best one so far) has in addition
+    `result(state, x, seen) -> (x, seen)`, which is told the point reached and what is known of the energy there.
+    """
+
+    def init(self, flow: Flow, x: Tensor, /) -> Any:
+        """The state before the first step: nested tuples of tensors with one entry per row, or None."""
+        ...
+
+    def step(
+        self, flow: Flow, x: Tensor, tau: float | Tensor, state: Any, /, *, key: Key, k: int
+    ) -> tuple[Tensor, Any, Point]:
+        """From x: the next point, the next state, and what was evaluated at x (so that the loop never evaluates twice).
+
+        `key` gives random numbers for these rows, `k` is the number of the step.
+        """
+        ...
+
+
+class Stop(Protocol):
+    """A test of rows that are finished, made every `every` steps on what is known at the current points."""
+
+    every: int
+    status: Status
+
+    def __call__(self, before: Point, now: Point, /) -> Tensor:
+        """Which rows are finished, (rows,) bool; `before` is what the last test saw."""
+        ...
+
+
+@dataclass(frozen=True)
+class Hit:
+    """Stop a row once its goal is reached (for a classifier: misclassified)."""
+
+    every: int = 4
+    status = Status.HIT
+
+    def __call__(self, before: Point, now: Point) -> Tensor:
+        if now.hit is None:
+            raise InputError("stop=Hit() needs an energy with a goal, such as Loss; this one reports none. Use stop=None")
+        return now.hit
+
+
+@dataclass(frozen=True)
+class Stall:
+    """Stop a row once its energy fell by at most `atol` since the last test, or its goal is reached."""
+
+    atol: float = 0.0
+    every: int = 10
+    status = Status.STALLED
+
+    def __call__(self, before: Point, now: Point) -> Tensor:
+        flat = before.value - now.value <= self.atol
+        return flat if now.hit is None else flat | now.hit
+
+
+def solve(
+    flow: Flow,
+    scheme: Scheme,
+    x0: Tensor,
+    *,
+    tau: float | Tensor,
+    steps: int,
+    save: SaveAt | None = None,
+    stop: Stop | None = None,
+    judge: bool = True,
+    key: Key | None = None,
+) -> Solution:
+    """Follow a flow from x0 for `steps` steps of size tau; the only loop.
+
+    Rows that `stop` finds finished are dropped from the computation (in sizes that repeat), and so are rows whose energy
+    or gradient is not finite. One step is one evaluation with gradient for the first-order schemes; `judge` adds one
+    evaluation of the last point. The loop waits for the device only when it tests, every `stop.every` steps.
+
+    Args:
+        x0: (rows, *event), floating point; rows outside the domain start from their projection.
+        tau: step size in the norm of motion, a number or (rows,).
+        steps: number of steps, >= 1.
+        save: what to keep of the way.
+        stop: a `Stop`, or None to take all steps.
+        judge: evaluate the energy at the last point too.
+        key: random numbers for schemes that draw; default: seed 0, samples 0, 1, ...
+
+    Raises:
+        ShapeError: x0 is not (rows, *event) in floating point, or tau does not fit.
+        InputError, DomainError: tau or steps out of range.
+
+    >>> flow = Flow(lambda x: x.sum(1), Linf(), Box(0, 1))
+    >>> solution = solve(flow, ms.Explicit(), torch.full((1, 3), 0.5), tau=0.2, steps=4, save=SaveAt(energies=True))
+    >>> [round(float(e), 2) for e in solution.energies[:, 0]]
+    [1.5, 0.9, 0.3, 0.0, 0.0]
+    """
+    tau = _check(x0, tau, steps)
+    energy = flow.energy if isinstance(flow.energy, Counted) else Counted(flow.energy)
+    at = Flow(energy, flow.norm, flow.domain, flow.p)
+    key = key or Key.of(0, len(x0))
+    x = flow.domain.project(x0.detach())
+    ledger = Ledger(x, energy, tau, save or SaveAt())
+    state, before, seen = scheme.init(at, x), None, None
+    for k in range(steps if len(x0) else 0):
+        new, state, seen = scheme.step(at, x, tau, state, key=key, k=k)
+        ledger.keep(k, x, seen.value)
+        if stop is not None and (k + 1) % stop.every == 0 and k + 1 < steps:
+            best, now = _result(scheme, state, x, seen)
+            ledger.close(_ended(seen, now, stop, before), best, now, k)
+            keep = ledger.bucket()
+            if keep is not None:
+                if not len(keep):
+                    break
+                at, key, tau = at[keep], key[keep], take(tau, keep)
+                new, state, now = take((new, state, now), keep)
+            before = now
+        x = new
+    else:
+        last = at.energy.evaluate(x, grad=False) if judge and len(x0) else None
+        ledger.keep(steps, x, None if last is None else last.value)
+        best, now = _result(scheme, state, x, last)
+        ledger.close(_final(seen, now), best, now, steps)
+    return ledger.solution(flow.domain, energy if judge else None)
+
+
+def _check(x0: Tensor, tau: float | Tensor, steps: int) -> float | Tensor:
+    if not isinstance(x0, Tensor) or x0.ndim < 1 or not x0.is_floating_point():
+        kind = f"{x0.dtype} of shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
+        raise ShapeError(f"x0 is a floating-point tensor (rows, *event), not {kind}; convert it, such as x.float() / 255")
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise InputError(f"steps = {steps!r}: the number of steps is an integer >= 1")
+    sizes = radii(tau, len(x0), x0.device, "tau")
+    if bool((sizes <= 0).any()):
+        raise DomainError(f"tau = {tau!r}: a step size is > 0")
+    return sizes.to(x0.dtype) if isinstance(tau, Tensor) else rational(tau, "tau")
+
+
+def _result(scheme: Scheme, state: Any, x: Tensor, seen: Point | None) -> tuple[Tensor, Point | None]:
+    """What the scheme would return now."""
+    result = getattr(scheme, "result", None)
+    return (x, seen) if result is None else result(state, x, seen)
+
+
+def _ended(seen: Point, now: Point, stop: Stop, before: Point | None) -> Tensor:
+    """The status of each row, -1 for those that go on."""
+    code = torch.where(stop(before or now._replace(value=torch.full_like(now.value, torch.inf)), now), stop.status, -1)
+    return _faults(code, seen, now)
+
+
+def _final(seen: Point | None, now: Point | None) -> Tensor | None:
+    """The status of rows that took all their steps; None where there are no rows."""
+    if seen is None:
+        return None
+    code = torch.full(seen.value.shape, int(Status.HORIZON), device=seen.value.device)
+    if seen.grad is not None:
+        code = torch.where(all_of(seen.grad == 0), Status.STUCK, code)
+    if now is not None and now.hit is not None:
+        code = torch.where(now.hit, Status.HIT, code)
+    return _faults(code, seen, now)
+
+
+def _faults(code: Tensor, seen: Point, now: Point | None) -> Tensor:
+    hit = now.hit if now is not None and now.hit is not None else torch.zeros_like(code, dtype=torch.bool)
+    if seen.grad is not None:
+        code = torch.where(all_of(torch.isfinite(seen.grad)) | hit, code, Status.BAD_GRADIENT)
+    value = seen.value if now is None else now.value
+    return torch.where(torch.isfinite(value) | hit, code, Status.NONFINITE)

@@ -1,0 +1,140 @@
+"""The books of one solve: which rows are open, what the finished ones ended with, what was kept of the way."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .domains import Domain
+from .energies import Counted, Point
+from .rows import column
+from .solutions import SaveAt, Solution, Status
+
+
+class Ledger:
+    """Full-size results that rows are written into as they finish.
+
+    `rows` maps the rows being computed to rows of the result (None: all, in order); among them may be finished ones that
+    fill a bucket up. Only open rows are ever written.
+    """
+
+    def __init__(self, x: Tensor, energy: Counted, tau: float | Tensor, save: SaveAt):
+        n, device = len(x), x.device
+        self.start, self.energy, self.tau, self.save = x, energy, tau, save
+        self.rows: Tensor | None = None
+        self.x = x
+        self.value: Tensor | None = None
+        self.hit: Tensor | None = None
+        self.status = torch.full((n,), -1, dtype=torch.int8, device=device)
+        self.steps = torch.zeros(n, dtype=torch.int64, device=device)
+        self.counts = torch.zeros(2, n, dtype=torch.int64)
+        self.before = torch.stack(energy.counts(n))
+        self.path: list[Tensor] = []
+        self.energies: list[Tensor] = []
+        self.saved: list[int] = []
+
+    def keep(self, k: int, x: Tensor, value: Tensor | None) -> None:
+        """Keep step k of the path if it was asked for."""
+        last = value is None or (self.save.any and k % self.save.every != 0)
+        if not self.save.any or (last and not self._is_last(k)):
+            return
+        if value is None:
+            value = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
+        self.saved.append(k)
+        self.energies.append(self._spread(value, self.energies))
+        if self.save.path:
+            self.path.append(self._spread(x, self.path))
+
+    def close(self, code: Tensor | None, x: Tensor, now: Point | None, k: int) -> None:
+        """Write the rows that end now (code >= 0) with the point x and what is known there."""
+        if code is None:
+            return
+        rows = self._all(len(x))
+        ends = ((code >= 0) & (self.status[rows] < 0)).nonzero().flatten()
+        if not len(ends):
+            return
+        to = rows[ends]
+        code = code[ends].to(torch.int8)
+        finite = code != Status.NONFINITE
+        point = torch.where(column(finite, x), x[ends], self.start[to])
+        self.x = point if len(to) == len(self.start) else self.x.index_copy(0, to, point)
+        if now is not None:
+            blank = torch.full_like(self.status, torch.nan, dtype=now.value.dtype)
+            self.value = (blank if self.value is None else self.value).index_copy(0, to, now.value[ends])
+            if now.hit is not None:
+                none = torch.zeros_like(self.status, dtype=torch.bool)
+                self.hit = (none if self.hit is None else self.hit).index_copy(0, to, now.hit[ends])
+        self.status = self.status.index_copy(0, to, code)
+        self.steps = self.steps.index_fill(0, to, k)
+        at = to.cpu()
+        self.counts[:, at] = (torch.stack(self.energy.counts(len(self.start))) - self.before)[:, at]
+
+    def bucket(self) -> Tensor | None:
+        """Which of the rows being computed to go on with: None for all of them, an empty tensor when all have finished.
+
+        Sizes come from a short ladder, filled up with finished rows, so that shapes repeat.
+        """
+        rows = self._all(len(self.start) if self.rows is None else len(self.rows))
+        is_open = self.status[rows] < 0
+        count = int(is_open.sum())
+        size = ladder(count)
+        if size >= len(rows):
+            return None
+        keep = torch.argsort((~is_open).to(torch.int8), stable=True)[:size]
+        self.rows = rows[keep]
+        return keep
+
+    def solution(self, domain: Domain, energy: Counted | None) -> Solution:
+        """The books closed; points are snapped to be literally feasible, and judged again (by `energy`) where that moved them."""
+        x, value, hit, counts = domain.snap(self.x), self.value, self.hit, self.counts
+        if x is not self.x and value is not None and energy is not None:
+            moved = (x != self.x).flatten(1).any(1) if x.ndim > 1 else x != self.x
+            if bool(moved.any()):
+                rows = moved.nonzero().flatten()
+                again = energy[rows].evaluate(x[rows], grad=False)
+                value = value.index_copy(0, rows, again.value)
+                hit = hit if hit is None or again.hit is None else hit.index_copy(0, rows, again.hit)
+                counts[0, rows.cpu()] += 1
+        if value is None:
+            value = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
+        times = None
+        if self.saved:
+            tau = torch.as_tensor(self.tau, device=x.device).double().expand(len(x))
+            k = torch.tensor(self.saved, device=x.device)
+            times = torch.minimum(k[:, None], self.steps[None, :]) * tau
+        return Solution(
+            x,
+            value,
+            hit,
+            self.status,
+            self.steps,
+            counts[0],
+            counts[1],
+            torch.stack(self.path) if self.path else None,
+            torch.stack(self.energies) if self.energies else None,
+            times,
+        )
+
+    def _is_last(self, k: int) -> bool:
+        return not self.saved or self.saved[-1] != k
+
+    def _all(self, n: int) -> Tensor:
+        return torch.arange(n, device=self.start.device) if self.rows is None else self.rows
+
+    def _spread(self, part: Tensor, kept: list[Tensor]) -> Tensor:
+        """A full-size snapshot: open rows from `part`, finished ones as they were kept last."""
+        if self.rows is None and not bool((self.status >= 0).any()):
+            return part
+        rows = self._all(len(part))
+        is_open = (self.status[rows] < 0).nonzero().flatten()
+        return kept[-1].index_copy(0, rows[is_open], part[is_open])
+
+
+def ladder(count: int) -> int:
+    """The smallest of 0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ... that is at least `count`.
+
+    >>> [ladder(n) for n in (0, 3, 9, 100, 129)]
+    [0, 3, 10, 112, 160]
+    """
+    step = 1 << max(0, count.bit_length() - 3)
+    return -(-count // step) * step

@@ -1,0 +1,133 @@
+"""What comes out of a flow: the points, how each row ended, what it cost, and the path where it was kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .rows import column
+
+
+class Status(IntEnum):
+    """How a row ended."""
+
+    HORIZON = 0
+    HIT = 1
+    STALLED = 2
+    STUCK = 3
+    NONFINITE = 4
+    BAD_GRADIENT = 5
+
+
+REASONS = {
+    Status.HORIZON: "took all its steps",
+    Status.HIT: "reached its goal",
+    Status.STALLED: "its energy stopped moving",
+    Status.STUCK: "zero gradient: the point does not move",
+    Status.NONFINITE: "NaN or infinite energy",
+    Status.BAD_GRADIENT: "NaN or infinite gradient where the energy is finite",
+}
+
+
+@dataclass(frozen=True)
+class SaveAt:
+    """What a solve keeps of its way: nothing (the default), the energies, or the full path; every k-th step and the last.
+
+    Args:
+        energies: keep E(x_k).
+        path: keep x_k (and the energies).
+        every: keep steps 0, k, 2k, ... and the last.
+    """
+
+    energies: bool = False
+    path: bool = False
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.every, int) or self.every < 1:
+            raise InputError(f"SaveAt(every={self.every!r}): keep every k-th step with an integer k >= 1")
+
+    @property
+    def any(self) -> bool:
+        return self.energies or self.path
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The result of `solve` or of an adversary, one entry per row.
+
+    Attributes:
+        x: (rows, *event), the points returned, inside the domain literally.
+        energy: (rows,), E at x; NaN where it was not evaluated (`judge=False` without best-iterate tracking).
+        hit: (rows,) bool, whether the goal is reached at x; None for an energy without a goal or a point not judged.
+        status: (rows,) int8, see `Status`; `reasons` says it in words.
+        steps: (rows,) int64, steps taken.
+        forwards, backwards: (rows,) int64, evaluations of the energy spent on the row until it was finished.
+        path: (saved, rows, *event) or None; energies: (saved, rows) or None; times: (saved, rows) or None, in units of the
+            norm of motion; a row that stopped early keeps its last point.
+    """
+
+    x: Tensor
+    energy: Tensor
+    hit: Tensor | None
+    status: Tensor
+    steps: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    path: Tensor | None = None
+    energies: Tensor | None = None
+    times: Tensor | None = None
+
+    @property
+    def reasons(self) -> list[str]:
+        """How each row ended, in words."""
+        return [REASONS[Status(int(s))] for s in self.status]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: Any) -> Solution:
+        saved = ("path", "energies", "times")
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Solution(**{k: v if v is None else v[:, rows] if k in saved else v[rows] for k, v in parts.items()})
+
+    def merge(self, rows: Tensor, other: Solution, *, comparable: bool = True) -> Solution:
+        """The worst case, row by row, of this and of another solution of some of its rows; costs add up.
+
+        A reached goal wins; then, where the energies are comparable, the lower one. Saved paths are kept with the points
+        they lead to, where both solutions have them in the same shape, and dropped otherwise.
+
+        Args:
+            rows: (m,) int64, the rows of this solution that `other` has.
+            comparable: whether both solutions descended the same energy.
+        """
+        mine = self[rows]
+        better = torch.zeros(len(rows), dtype=torch.bool, device=self.x.device)
+        if comparable:
+            better = (other.energy < mine.energy) | (torch.isnan(mine.energy) & ~torch.isnan(other.energy))
+        if mine.hit is not None and other.hit is not None:
+            better = (other.hit & ~mine.hit) | (better & (other.hit == mine.hit))
+        keep = {}
+        for name in ("x", "energy", "hit", "status"):
+            ours, theirs = getattr(mine, name), getattr(other, name)
+            if ours is not None and theirs is not None:
+                keep[name] = _put(getattr(self, name), rows, torch.where(column(better, ours), theirs, ours))
+        for name in ("steps", "forwards", "backwards"):
+            keep[name] = getattr(self, name).index_add(0, rows, getattr(other, name))
+        for name in ("path", "energies", "times"):
+            ours, theirs = getattr(mine, name), getattr(other, name)
+            if ours is None or theirs is None or ours.shape != theirs.shape:
+                keep[name] = None
+            else:
+                chosen = torch.where(better.reshape(1, -1, *[1] * (ours.ndim - 2)), theirs, ours)
+                keep[name] = getattr(self, name).index_copy(1, rows, chosen)
+        return replace(self, **keep)
+
+
+def _put(whole: Tensor, rows: Tensor, part: Tensor) -> Tensor:
+    return whole.index_copy(0, rows, part.to(whole.dtype))
