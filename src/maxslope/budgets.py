@@ -59,6 +59,8 @@ def rounded_down(r: Tensor, dtype: torch.dtype) -> Tensor:
 
 def rounded_inward(bound: Tensor, dtype: torch.dtype, up: bool) -> Tensor:
     """A bound in another type, rounded up for a lower and down for an upper bound."""
+    if bound.dtype == dtype:
+        return bound
     near = bound.to(dtype)
     past = near.double() < bound.double() if up else near.double() > bound.double()
     return torch.where(past, torch.nextafter(near, torch.full_like(near, math.inf if up else -math.inf)), near)
@@ -67,24 +69,14 @@ def rounded_inward(bound: Tensor, dtype: torch.dtype, up: bool) -> Tensor:
 def edge(center: Tensor, r: Tensor, sign: int) -> Tensor:
     """The value farthest from `center` in direction `sign` whose distance is at most r, both exactly and as computed.
 
-    "Exactly" is in real arithmetic on the stored values; "as computed" is the subtraction in their own type.
+    "Exactly" is in real arithmetic on the stored values. It holds for r rounded down to the type of the center, so that
+    the computed difference, the exact one rounded to nearest, cannot exceed it either.
     """
-    down = column(rounded_down(r, center.dtype), center)
-    wide = column(r, center)
-    out = (center.double() + sign * wide).to(center.dtype)
-    for _ in range(3):  # rounding to nearest is off by one unit, the computed difference by one more
-        out = torch.where(_exceeds(center, out, down, wide), torch.nextafter(out, center), out)
-    return torch.where(_exceeds(center, out, down, wide), center, out)
-
-
-def _exceeds(center: Tensor, point: Tensor, down: Tensor | float, wide: Tensor | float) -> Tensor:
-    a, b = center.double(), point.double()
-    d = b - a
-    back = d - b
-    rest = (b - (d - back)) - (a + back)  # b - a = d + rest, exactly (Knuth's TwoSum)
-    rest = torch.where(d < 0, -rest, rest)
-    d = d.abs()
-    return ((point - center).abs() > down) | (d > wide) | ((d == wide) & (rest > 0))
+    reach = sign * column(rounded_down(r, center.dtype), center)
+    out = center + reach
+    back = out - center
+    rest = (center - (out - back)) + (reach - back)  # center + reach = out + rest, exactly (Knuth's TwoSum)
+    return torch.where(sign * rest < 0, torch.nextafter(out, center), out)
 
 
 def slack(dtype: torch.dtype, d: int) -> float:

@@ -43,6 +43,7 @@ class Domain:
         if levels is not None and (not isinstance(levels, int) or levels < 2):
             raise DomainError(f"levels = {levels!r}: give the number of values a coordinate can take, such as 256")
         self.lower, self.upper, self.balls, self.levels = lower, upper, balls, levels
+        self._shrunk: dict[tuple[int, torch.dtype], Tensor] = {}
         self._cast: dict[tuple[torch.dtype, torch.device], tuple[Tensor | None, Tensor | None]] = {}
 
     def __repr__(self) -> str:
@@ -77,15 +78,25 @@ class Domain:
         """
         if not self.balls:
             return self.clip(x)
-        if len(self.balls) == 1 and self.lower is None and self.upper is None:
+        deltas = [x - b.center for b in self.balls]
+        radii = [self._radius(b, x) for b in self.balls]
+        inside = self.balls[0].norm(deltas[0]) <= radii[0]
+        for b, delta, radius in zip(self.balls[1:], deltas[1:], radii[1:]):
+            inside = inside & (b.norm(delta) <= radius)
+        if self.lower is None and self.upper is None and len(self.balls) == 1:
             ball = self.balls[0]
-            near = ball.center + ball.norm.project(x - ball.center, self._radius(ball, x))
+            near = ball.center + ball.norm.project(deltas[0], radii[0])
         else:
-            near = self._solve(x, linear=False)
-        inside = _within(self.balls, x, self._radius)
-        if self.lower is not None or self.upper is not None:
             inside = inside & all_of(self.clip(x) == x)
+            near = self._solve(x, linear=False)
         return torch.where(column(inside, x), x, near)
+
+    def project_(self, x: Tensor) -> Tensor:
+        """`project` for a tensor that nobody else holds, which may be overwritten (saves memory traffic in the loop)."""
+        if self.balls:
+            return self.project(x)
+        lower, upper = self.bounds(x)
+        return x if lower is None and upper is None else torch.clamp_(x, lower, upper)
 
     def lmo(self, g: Tensor, near: Tensor | None = None) -> Tensor:
         """argmin { <g, x> : x in the domain }, shape of g.
@@ -199,8 +210,10 @@ class Domain:
         return _make(_pick(self.lower, rows), _pick(self.upper, rows), balls, self.levels)
 
     def _radius(self, ball: Part, x: Tensor) -> Tensor:
-        d = math.prod(x.shape[1:])
-        return rounded_down(ball.radius, x.dtype) * (1 - slack(x.dtype, d))
+        at = (id(ball.radius), x.dtype)
+        if at not in self._shrunk:
+            self._shrunk[at] = rounded_down(ball.radius, x.dtype) * (1 - slack(x.dtype, math.prod(x.shape[1:])))
+        return self._shrunk[at]
 
     def _solve(self, point: Tensor, linear: bool) -> Tensor:
         kind = working(point.dtype)
@@ -391,14 +404,3 @@ def _towards(point: Tensor, anchor: Tensor, x: Tensor, s: Tensor) -> Tensor:
     """point, moved one unit towards the anchor where rounding carried it farther than s |x - anchor|."""
     reach = (x.double() - anchor.double()).abs() * column(s, x).double()
     return torch.where((point.double() - anchor.double()).abs() > reach, torch.nextafter(point, anchor), point)
-
-
-def _within(balls: tuple[Part, ...], x: Tensor, radius: Any) -> Tensor:
-    """Whether each row is within every ball, (rows,)."""
-    ok = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    for b in balls:
-        ok = ok & (b.distance(x) <= radius(b, x))
-    return ok
-
-
-

@@ -9,22 +9,35 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from .errors import InputError, ShapeError, UnsupportedError
+from .errors import InputError, NoGradientError, ShapeError
 from .losses import cross_entropy
 from .victims import Model, predict, scores_of
 
 
-class Point(NamedTuple):
-    """What is known of an energy at a point: value (rows,), gradient or None, goal reached (rows,) or None."""
+class Point:
+    """What is known of an energy at a point: value (rows,), gradient or None, goal reached (rows,) or None.
 
-    value: Tensor
-    grad: Tensor | None = None
-    hit: Tensor | None = None
+    The goal may be given as a function, which is called when `hit` is first looked at: a step that nobody asks about
+    costs nothing.
+    """
+
+    __slots__ = ("_hit", "grad", "value")
+
+    def __init__(
+        self, value: Tensor, grad: Tensor | None = None, hit: Tensor | Callable[[], Tensor] | None = None
+    ) -> None:
+        self.value, self.grad, self._hit = value, grad, hit
+
+    @property
+    def hit(self) -> Tensor | None:
+        if callable(self._hit):
+            self._hit = self._hit()
+        return self._hit
 
 
 class Energy(Protocol):
@@ -86,18 +99,18 @@ def gradient(value: Tensor, x: Tensor, weight: float) -> Tensor:
     """weight d(sum of value)/dx. Nothing is accumulated anywhere: parameters keep their `.grad`.
 
     Raises:
-        UnsupportedError: no gradient reaches x.
+        NoGradientError: no gradient reaches x.
     """
     g = None
     if value.requires_grad:
         (g,) = torch.autograd.grad(value, x, torch.full_like(value, weight), allow_unused=True)
     if g is None:
-        raise UnsupportedError(
+        raise NoGradientError(
             "no gradient reaches the input: the model's output does not depend on x through differentiable operations "
             "(argmax, one-hot, rounding to integers, detach or no_grad in forward?). Use an adversary without gradients, "
             "such as random_search(...), or attack a differentiable surrogate"
         )
-    return g.detach()
+    return g
 
 
 class Loss:
@@ -168,14 +181,15 @@ class Loss:
             loss, sign = self._loss(z)
         g = gradient(loss, x, sign) if grad else None
         value = loss.detach()
-        return Point(value.neg() if sign < 0 else value, g, self.reached(z.detach()))
+        z, value = z.detach(), value.neg() if sign < 0 else value
+        return Point(value, g, lambda: self.reached(z) & (value == value))
 
     def reached(self, z: Tensor) -> Tensor:
-        """Whether the goal is reached at these scores, (rows,); never at scores with NaN."""
+        """Whether the goal is reached at these scores, (rows,)."""
         goal = predict(z)
         y = self.y if self.y.dtype == torch.int64 else (self.y > 0.5).long()
         hit = goal != y if self.target is None else goal == self.target
-        return hit & ~torch.isnan(z.sum(1) if z.ndim == 2 else z)
+        return hit
 
     def __getitem__(self, rows: Any) -> Loss:
         target = None if self.target is None else self.target[rows]
@@ -232,7 +246,8 @@ class Expectation:
         return sum((self.energy(x) for _ in range(self.draws)), torch.zeros(())) / self.draws
 
     def evaluate(self, x: Tensor, *, grad: bool = True) -> Point:
-        value, g, hit = self.energy.evaluate(x, grad=grad)
+        first = self.energy.evaluate(x, grad=grad)
+        value, g, hit = first.value, first.grad, first.hit
         for _ in range(self.draws - 1):
             more = self.energy.evaluate(x, grad=grad)
             value = value + more.value

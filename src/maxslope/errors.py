@@ -21,6 +21,10 @@ class UnsupportedError(MaxslopeError, NotImplementedError):
     """A combination that has no exact method here; the message names the alternatives."""
 
 
+class NoGradientError(UnsupportedError):
+    """No gradient of the energy reaches the input; an adversary without gradients is needed."""
+
+
 class NonFiniteError(MaxslopeError, ArithmeticError):
     """NaN or infinity where a finite number is needed."""
 

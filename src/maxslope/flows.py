@@ -15,7 +15,7 @@ from .domains import Box, Domain
 from .energies import Counted, Point, as_energy
 from .errors import DomainError, InputError, ShapeError
 from .norms import Linf, Norm
-from .rows import Key, all_of, column, take
+from .rows import Key, column, take
 from .ledger import Ledger
 from .solutions import SaveAt, Solution, Status
 
@@ -90,8 +90,8 @@ class Stop(Protocol):
     every: int
     status: Status
 
-    def __call__(self, before: Point, now: Point, /) -> Tensor:
-        """Which rows are finished, (rows,) bool; `before` is what the last test saw."""
+    def __call__(self, before: Tensor, now: Point, /) -> Tensor:
+        """Which rows are finished, (rows,) bool; `before` are the energies that the last test saw (inf at the first)."""
         ...
 
 
@@ -102,7 +102,7 @@ class Hit:
     every: int = 4
     status = Status.HIT
 
-    def __call__(self, before: Point, now: Point) -> Tensor:
+    def __call__(self, before: Tensor, now: Point) -> Tensor:
         if now.hit is None:
             raise InputError("stop=Hit() needs an energy with a goal, such as Loss; this one reports none. Use stop=None")
         return now.hit
@@ -116,8 +116,8 @@ class Stall:
     every: int = 10
     status = Status.STALLED
 
-    def __call__(self, before: Point, now: Point) -> Tensor:
-        flat = before.value - now.value <= self.atol
+    def __call__(self, before: Tensor, now: Point) -> Tensor:
+        flat = before - now.value <= self.atol
         return flat if now.hit is None else flat | now.hit
 
 
@@ -163,7 +163,8 @@ def solve(
     key = key or Key.of(0, len(x0))
     x = flow.domain.project(x0.detach())
     ledger = Ledger(x, energy, tau, save or SaveAt())
-    state, before, seen = scheme.init(at, x), None, None
+    state, seen = scheme.init(at, x), None
+    before = torch.full(x.shape[:1], torch.inf, dtype=x.dtype, device=x.device)
     for k in range(steps if len(x0) else 0):
         new, state, seen = scheme.step(at, x, tau, state, key=key, k=k)
         ledger.keep(k, x, seen.value)
@@ -175,8 +176,9 @@ def solve(
                 if not len(keep):
                     break
                 at, key, tau = at[keep], key[keep], take(tau, keep)
-                new, state, now = take((new, state, now), keep)
-            before = now
+                new, state, before = take((new, state, now.value), keep)
+            else:
+                before = now.value
         x = new
     else:
         last = at.energy.evaluate(x, grad=False) if judge and len(x0) else None
@@ -204,9 +206,9 @@ def _result(scheme: Scheme, state: Any, x: Tensor, seen: Point | None) -> tuple[
     return (x, seen) if result is None else result(state, x, seen)
 
 
-def _ended(seen: Point, now: Point, stop: Stop, before: Point | None) -> Tensor:
+def _ended(seen: Point, now: Point, stop: Stop, before: Tensor) -> Tensor:
     """The status of each row, -1 for those that go on."""
-    code = torch.where(stop(before or now._replace(value=torch.full_like(now.value, torch.inf)), now), stop.status, -1)
+    code = torch.where(stop(before, now), int(stop.status), -1)
     return _faults(code, seen, now)
 
 
@@ -216,15 +218,15 @@ def _final(seen: Point | None, now: Point | None) -> Tensor | None:
         return None
     code = torch.full(seen.value.shape, int(Status.HORIZON), device=seen.value.device)
     if seen.grad is not None:
-        code = torch.where(all_of(seen.grad == 0), Status.STUCK, code)
+        code = torch.where(Linf()(seen.grad) == 0, int(Status.STUCK), code)
     if now is not None and now.hit is not None:
-        code = torch.where(now.hit, Status.HIT, code)
+        code = torch.where(now.hit, int(Status.HIT), code)
     return _faults(code, seen, now)
 
 
 def _faults(code: Tensor, seen: Point, now: Point | None) -> Tensor:
     hit = now.hit if now is not None and now.hit is not None else torch.zeros_like(code, dtype=torch.bool)
     if seen.grad is not None:
-        code = torch.where(all_of(torch.isfinite(seen.grad)) | hit, code, Status.BAD_GRADIENT)
+        code = torch.where(torch.isfinite(Linf()(seen.grad)) | hit, code, int(Status.BAD_GRADIENT))
     value = seen.value if now is None else now.value
-    return torch.where(torch.isfinite(value) | hit, code, Status.NONFINITE)
+    return torch.where(torch.isfinite(value) | hit, code, int(Status.NONFINITE))

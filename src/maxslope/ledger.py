@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .domains import Domain
 from .energies import Counted, Point
-from .rows import column
+from .rows import all_of, column
 from .solutions import SaveAt, Solution, Status
 
 
@@ -55,8 +55,10 @@ class Ledger:
             return
         to = rows[ends]
         code = code[ends].to(torch.int8)
-        finite = code != Status.NONFINITE
-        point = torch.where(column(finite, x), x[ends], self.start[to])
+        lost = code == Status.NONFINITE
+        point = x if len(ends) == len(x) else x[ends]
+        if bool(lost.any()):
+            point = torch.where(column(lost, point), self.start[to], point)
         self.x = point if len(to) == len(self.start) else self.x.index_copy(0, to, point)
         if now is not None:
             blank = torch.full_like(self.status, torch.nan, dtype=now.value.dtype)
@@ -88,9 +90,8 @@ class Ledger:
         """The books closed; points are snapped to be literally feasible, and judged again (by `energy`) where that moved them."""
         x, value, hit, counts = domain.snap(self.x), self.value, self.hit, self.counts
         if x is not self.x and value is not None and energy is not None:
-            moved = (x != self.x).flatten(1).any(1) if x.ndim > 1 else x != self.x
-            if bool(moved.any()):
-                rows = moved.nonzero().flatten()
+            if not torch.equal(x, self.x):
+                rows = (~all_of(x == self.x)).nonzero().flatten()
                 again = energy[rows].evaluate(x[rows], grad=False)
                 value = value.index_copy(0, rows, again.value)
                 hit = hit if hit is None or again.hit is None else hit.index_copy(0, rows, again.hit)

@@ -60,7 +60,7 @@ class Linf:
         return L1()
 
     def __call__(self, v: Tensor) -> Tensor:
-        return flat(v).abs().amax(1) if flat(v).shape[1] else v.new_zeros(len(v))
+        return v.abs().amax(dims(v)) if v.ndim > 1 and v.numel() else flat(v).abs().sum(1)
 
     def lmo(self, g: Tensor) -> Tensor:
         return torch.sign(g).neg_()
@@ -95,7 +95,9 @@ class L2:
             g = g / _positive(column(Linf()(g), g))
             return -g / _positive(column(self(g), g))
         size = torch.linalg.vector_norm(g, dim=dims(g), dtype=torch.float64) if g.ndim > 1 else g.abs().double()
-        return (g / _positive(column(size, g))).to(g.dtype).neg_()
+        top = torch.finfo(g.dtype).max
+        factor = size.reciprocal().nan_to_num(nan=math.nan, posinf=0.0).clamp(max=top).neg()
+        return g * column(factor.to(g.dtype), g)
 
     def project(self, v: Tensor, radius: Tensor | float) -> Tensor:
         shrink = radius / _positive(self(v))

@@ -15,7 +15,7 @@ def advance(flow: Flow, x: Tensor, g: Tensor, tau: float | Tensor) -> Tensor:
     """P(x + tau v) with v the velocity of steepest descent for the gradient g, P the projection onto the domain."""
     v = flow.velocity(g)
     moved = x + column(tau, x) * v if isinstance(tau, Tensor) else x.add(v, alpha=tau)
-    return flow.domain.project(moved)
+    return flow.domain.project_(moved)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,316 @@
+"""The charts of the page, in bokeh: each with its caption, and a legend outside of the canvas."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from maxslope.errors import MissingExtraError
+from maxslope.findings import Example
+from maxslope.reports.text import number
+
+if TYPE_CHECKING:
+    from maxslope.reports.report import Report
+
+# Okabe and Ito's colors, distinct in every common color blindness; markers and dashes carry the same in gray
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#8a3b73", "#b07700", "#2b8cbe", "#111111")
+MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex")
+DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3), (4, 2))
+INK, MUTED, RULE = "#1b1f24", "#57606a", "#d8dee4"
+MOST_LINES = 60
+
+
+class Key(NamedTuple):
+    """One entry of a legend: how `name` is drawn; marker or line may be missing."""
+
+    name: str
+    color: str
+    dash: tuple[int, ...] | None = None
+    marker: str | None = None
+
+
+class Plot(NamedTuple):
+    """A chart with its title, the sentence it shows, and its legend."""
+
+    title: str
+    caption: str
+    figure: Any
+    legend: tuple[Key, ...] = ()
+
+
+def norm_name(norm: str) -> str:
+    """How people write the norm.
+
+    >>> norm_name("linf"), norm_name("group")
+    ('ℓ∞', 'group')
+    """
+    known = {"linf": "ℓ∞", "l0": "ℓ0", "l1": "ℓ1", "l2": "ℓ2"}
+    return known.get(norm, norm if len(norm) <= 24 else norm[:23] + "…")
+
+
+def percent(value: float) -> str:
+    """A share for people.
+
+    >>> percent(0.4551)
+    '45.5\\xa0%'
+    """
+    return f"{100 * value:.1f}\u00a0%"
+
+
+def plots(report: Report) -> tuple[list[Plot], list[Plot]]:
+    """Before the examples: accuracy against eps per norm, points in the plane; after: energy, cost."""
+    try:
+        import bokeh  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("charts need bokeh: pip install 'maxslope[plots]'") from error
+    styles = {run.family: k for k, run in enumerate({r.family: r for r in report.runs}.values())}
+    norms = [norm for norm in dict.fromkeys(run.norm for run in report.runs) if norm]
+    before = [_accuracy(report, norm, styles) for norm in norms]
+    before += _points([e for e in report.examples if e.x.shape == (2,)])
+    return before, [*_energy(report, styles), _cost(report, styles)]
+
+
+def _style(k: int) -> tuple[str, str, tuple[int, ...]]:
+    return COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)], DASHES[k % len(DASHES)]
+
+
+def _figure(x: str, y: str, height: int = 340, **options: Any) -> Any:
+    """An empty chart, as wide as its column; no toolbar, so that a finger scrolls the page, not the axes."""
+    from bokeh.models import PlainText
+    from bokeh.plotting import figure
+
+    fig = figure(
+        height=height,
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools="",
+        min_border_right=12,
+        **options,
+    )
+    fig.outline_line_color = None
+    fig.background_fill_color = fig.border_fill_color = "#ffffff"
+    for axis, label in ((fig.xaxis, x), (fig.yaxis, y)):
+        axis.axis_label = PlainText(text=label)  # a name with dollars is no formula
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font = axis.major_label_text_font = "system-ui, sans-serif"
+        axis.axis_label_text_font_size = axis.major_label_text_font_size = "13px"
+        axis.axis_label_text_color = axis.major_label_text_color = INK
+        axis.axis_line_color = axis.major_tick_line_color = MUTED
+        axis.minor_tick_line_color = None
+    fig.grid.grid_line_color = RULE
+    fig.grid.grid_line_width = 0.7
+    return fig
+
+
+def _hover(fig: Any, renderers: list, *tips: tuple[str, str]) -> None:
+    from bokeh.models import HoverTool
+
+    fig.add_tools(HoverTool(renderers=renderers, tooltips=list(tips), visible=False))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 60 else name[:59] + "…"
+
+
+def _shares(fig: Any) -> None:
+    from bokeh.models import NumeralTickFormatter
+
+    fig.yaxis.formatter = NumeralTickFormatter(format="0 %")
+
+
+def _accuracy(report: Report, norm: str, styles: dict[str, int]) -> Plot:
+    curve, clean, name = report.curve(norm), report.clean_accuracy, norm_name(norm)
+    budgets = [eps for other, eps in report.budgets if other == norm]
+    right = max([curve.eps[-1], *budgets]) or 1.0
+    fig = _figure(
+        f"eps ({name}, units of the data)",
+        "robust accuracy",
+        x_range=(-0.02 * right, 1.04 * right),
+        y_range=(-0.02, 1.02),
+    )
+    _shares(fig)
+    fig.varea_step(curve.eps, curve.low, curve.high, step_mode="after", fill_color=MUTED, fill_alpha=0.13)
+    fig.step(curve.eps, curve.value, mode="after", line_color=INK, line_width=1.6)
+    runs = [run for run in report.runs if run.norm == norm and not math.isnan(run.eps)]
+    families = list(dict.fromkeys(run.family for run in runs))
+    legend = [Key("all adversaries together, from the distances found", INK, ())]
+    for k, family in enumerate(families):
+        color, marker, _ = _style(styles[family])
+        mine = [run for run in runs if run.family == family]
+        rates = [report.robust_accuracy[run.name] for run in mine]
+        data = {
+            "x": [run.eps + right * 0.014 * (k - (len(families) - 1) / 2) for run in mine],
+            "eps": [number(run.eps) for run in mine],
+            "name": [_short(run.name) for run in mine],
+            "rate": [float(rate) for rate in rates],
+            "low": [rate.low for rate in rates],
+            "high": [rate.high for rate in rates],
+            "says": [f"{percent(rate)} [{percent(rate.low)}, {percent(rate.high)}]" for rate in rates],
+        }
+        fig.segment("x", "low", "x", "high", source=data, line_color=color, line_width=1.6)
+        dots = fig.scatter("x", "rate", source=data, marker=marker, size=9, color=color, line_color="white")
+        _hover(fig, [dots], ("adversary", "@name"), ("eps", "@eps"), ("robust accuracy", "@says"))
+        legend.append(Key(family, color, None, marker))
+    falls = [f"{percent(report.worst_case[norm, eps])} at {number(eps)}" for eps in _few(budgets)]
+    if not falls:
+        falls = [f"{percent(curve.value[-1])} at {number(curve.eps[-1])}"]
+    caption = f"Robust accuracy against {name} goes from {percent(clean)} (clean) to {', '.join(falls)}"
+    caption += (
+        ". The line counts a sample as broken from the smallest distance at which any adversary broke it; "
+        "points are single adversaries at their budget, with 95 % intervals, set side by side. Attacks only "
+        "show what breaks: all of it is an upper bound of the true robust accuracy."
+    )
+    return Plot(f"Robust accuracy against eps, {name}", caption, fig, tuple(legend))
+
+
+def _few(values: list[float]) -> list[float]:
+    return values if len(values) <= 4 else [values[round(k * (len(values) - 1) / 3)] for k in range(4)]
+
+
+def _energy(report: Report, styles: dict[str, int]) -> list[Plot]:
+    examples = [e for e in report.examples if np.isfinite(e.energies).sum() > 1]
+    if not examples:
+        return []
+    family = {run.name: run.family for run in report.runs}
+    fig = _figure("time t (units of the norm)", "energy E (descended)")
+    shown, legend = examples[:MOST_LINES], {}
+    for name in dict.fromkeys(e.adversary for e in shown):
+        k = styles.get(family.get(name, name), len(styles))
+        color, marker, dash = _style(k)
+        mine = [e for e in shown if e.adversary == name]
+        keep = [np.isfinite(e.energies) & np.isfinite(e.times) for e in mine]
+        data = {
+            "xs": [e.times[ok].astype(float).tolist() for e, ok in zip(mine, keep)],
+            "ys": [e.energies[ok].astype(float).tolist() for e, ok in zip(mine, keep)],
+            "name": [_short(name)] * len(mine),
+            "sample": [f"{e.index}, {e.status}" for e in mine],
+        }
+        data |= {"x": [v[-1] for v in data["xs"]], "y": [v[-1] for v in data["ys"]]}
+        style = {
+            "color": color,
+            "line_width": 1.6,
+            "alpha": 0.8,
+            "line_dash": " ".join(map(str, dash)) or "solid",
+        }
+        line = fig.multi_line("xs", "ys", source=data, **style)
+        dots = fig.scatter("x", "y", source=data, marker=marker, size=7, color=color)
+        _hover(fig, [line, dots], ("adversary", "@name"), ("sample", "@sample"), ("t, E", "$x, $y"))
+        legend[family.get(name, name)] = Key(family.get(name, name), color, dash, marker)
+    drops = [float(np.diff(e.energies[np.isfinite(e.energies)][[0, -1]])[0]) for e in examples]
+    down, broken = sum(d < 0 for d in drops), sum(e.status == "broken" for e in examples)
+    caption = (
+        f"The energy ends lower than it began in {down} of {len(examples)} runs, by {-np.median(drops):.3g} "
+        f"in the median; {broken} of them broke the sample. One line per example and adversary, with a "
+        "marker where it ends."
+    )
+    if len(shown) < len(examples):
+        caption += f" The first {len(shown)} are drawn."
+    return [Plot("Energy along the flow", caption, fig, tuple(legend.values()))]
+
+
+def _cost(report: Report, styles: dict[str, int]) -> Plot:
+    from bokeh.core.properties import value
+
+    costs = report.cost()
+    spent = {name: c.mean_forwards + c.mean_backwards for name, c in costs.items()}
+    positive = [v for v in spent.values() if v > 0]
+    log = bool(positive) and len(positive) == len(spent) and max(positive) > 8 * min(positive)
+    fig = _figure(
+        "passes per sample (forward + backward)",
+        "robust accuracy",
+        y_range=(-0.04, 1.04),
+        x_axis_type="log" if log else "linear",
+    )
+    _shares(fig)
+    # room for the budgets written at the right
+    top = max(positive, default=1.0)
+    fig.x_range.start, fig.x_range.end = (min(positive) / 1.6, top * 2) if log else (0, top * 1.2)
+    for budget in report.budgets:
+        mine = sorted((r for r in report.runs if (r.norm, r.eps) == budget), key=lambda r: spent[r.name])
+        x, y = [spent[r.name] for r in mine], [float(report.robust_accuracy[r.name]) for r in mine]
+        fig.line(x, y, line_color=MUTED, line_width=1, line_alpha=0.7)
+        where = f"{norm_name(budget[0])} " if len({norm for norm, _ in report.budgets}) > 1 else ""
+        fig.text(
+            x[-1:], y[-1:], [f"{where}{number(budget[1])}"], x_offset=9, y_offset=1, text_baseline="middle",
+            text_color=MUTED, text_font=value("system-ui, sans-serif"), text_font_size=value("12px"),
+        )  # fmt: skip
+    legend = []
+    for family, k in styles.items():
+        color, marker, _ = _style(k)
+        mine = [run for run in report.runs if run.family == family]
+        data = {
+            "x": [spent[run.name] for run in mine],
+            "y": [float(report.robust_accuracy[run.name]) for run in mine],
+            "name": [_short(run.name) for run in mine],
+            "passes": [
+                f"{costs[r.name].mean_forwards:.1f} + {costs[r.name].mean_backwards:.1f}" for r in mine
+            ],
+            "says": [percent(report.robust_accuracy[run.name]) for run in mine],
+        }
+        dots = fig.scatter("x", "y", source=data, marker=marker, size=9, color=color, line_color="white")
+        _hover(
+            fig,
+            [dots],
+            ("adversary", "@name"),
+            ("forward + backward", "@passes"),
+            ("robust accuracy", "@says"),
+        )
+        legend.append(Key(family, color, None, marker))
+    rate = report.robust_accuracy
+    groups = [[r for r in report.runs if (r.norm, r.eps) == budget] for budget in report.budgets] or [
+        report.runs
+    ]
+    # the budget at which more passes changed most
+    group = max(groups, key=lambda runs: max(rate[r.name] for r in runs) - min(rate[r.name] for r in runs))
+    cheap, strong = (
+        min(group, key=lambda r: spent[r.name]),
+        min(group, key=lambda r: (rate[r.name], spent[r.name])),
+    )
+    caption = f"{_short(cheap.name)}, the cheapest, leaves {percent(rate[cheap.name])} "
+    caption += f"after {spent[cheap.name]:.4g} passes per sample"
+    if strong is not cheap:
+        caption += (
+            f"; {_short(strong.name)} leaves {percent(rate[strong.name])} after {spent[strong.name]:.4g}"
+        )
+    total = sum(c.forwards + c.backwards for c in costs.values())
+    caption += f". All adversaries together took {total:,} passes."
+    if any(len(runs) > 1 for runs in groups) and report.budgets:
+        caption += " Lines join adversaries of one budget, written at their end."
+    return Plot("What it cost", caption, fig, tuple(legend))
+
+
+def _points(examples: list[Example]) -> list[Plot]:
+    """Points in the plane: one arrow per example, from clean to adversarial."""
+    if not examples:
+        return []
+    fig = _figure("first coordinate", "second coordinate", height=420, match_aspect=True)
+    a, b = np.array([e.x for e in examples], float), np.array([e.x_adv for e in examples], float)
+    fig.segment(a[:, 0], a[:, 1], b[:, 0], b[:, 1], line_color=MUTED, line_width=1.4)
+    legend = [Key("the way to the adversarial point", MUTED, (), "triangle")]
+    move = b - a
+    angle = np.arctan2(move[:, 1], move[:, 0]) - np.pi / 2
+    moved = np.abs(move).max(axis=1) > 0
+    fig.scatter(b[moved, 0], b[moved, 1], marker="triangle", angle=angle[moved], size=8, color=INK)
+    for k, label in enumerate(dict.fromkeys(e.label for e in examples)):
+        color, marker, _ = _style(k)
+        of = np.array([e.label == label for e in examples])
+        data = {
+            "x": a[of, 0],
+            "y": a[of, 1],
+            "says": [
+                f"{e.index}: {e.clean_pred} to {e.adv_pred}, {e.status}" for e in examples if e.label == label
+            ],
+            "name": [_short(e.adversary) for e in examples if e.label == label],
+        }
+        dots = fig.scatter("x", "y", source=data, marker=marker, size=7, color=color, line_color="white")
+        _hover(fig, [dots], ("sample", "@says"), ("adversary", "@name"))
+        legend.append(Key(f"clean, label {label}", color, None, marker))
+    length = np.linalg.norm(move, axis=1)
+    broken = sum(e.status == "broken" for e in examples)
+    caption = (
+        f"{broken} of {len(examples)} points crossed the decision boundary; the arrows run from clean to "
+        f"adversarial, {np.median(length):.3g} long in the median (ℓ2)."
+    )
+    return [Plot("Clean and adversarial points", caption, fig, tuple(legend))]
