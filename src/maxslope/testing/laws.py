@@ -1,4 +1,4 @@
-"""What a broken law is, and the comparisons that find it: every one names the law, the formula, the worst row, the numbers."""
+"""What a broken law is, and the comparisons that find it, which name law, formula, worst row and numbers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,12 @@ def equal(law: str, formula: str, left: Tensor, right: Tensor, tol: float = 0.0)
         LawError: some entry differs by more, or is NaN on one side only.
     """
     if left.shape != right.shape:
-        raise LawError(law, formula, None, f"the left side has shape {tuple(left.shape)}, the right side {tuple(right.shape)}")
+        raise LawError(
+            law,
+            formula,
+            None,
+            f"the left side has shape {tuple(left.shape)}, the right side {tuple(right.shape)}",
+        )
     a, b = left.double(), right.double()
     gap = torch.where(a == b, torch.zeros_like(a), (a - b).abs() / b.abs().clamp_min(1))
     gap = torch.where(a.isnan() & b.isnan(), torch.zeros_like(gap), gap)
@@ -86,7 +91,8 @@ def within(law: str, sizes: Tensor, radius: Fraction | float) -> None:
     row = int(sizes.argmax())
     if Fraction(float(sizes[row])) > Fraction(radius):
         over = int(sum(Fraction(float(s)) > Fraction(radius) for s in sizes))
-        detail = f"|x' - x| = {float(sizes[row])!r} > eps = {float(radius)!r}; {over} of {len(sizes)} rows are over"
+        size = float(sizes[row])
+        detail = f"|x' - x| = {size!r} > eps = {float(radius)!r}; {over} of {len(sizes)} rows are over"
         raise LawError(law, "|x' - x| <= eps, literally", row, detail)
 
 
@@ -96,4 +102,6 @@ def _worst(law: str, formula: str, gap: Tensor, tol: float, left: Tensor, right:
     entry = int(gap.flatten().argmax())
     row = None if gap.ndim == 0 else entry // max(1, gap[0].numel())
     a, b = float(left.flatten()[entry]), float(right.flatten()[entry])
-    raise LawError(law, formula, row, f"{a!r} against {b!r}, off by {float(gap.max()):.3g} (tolerance {tol:.1g})")
+    raise LawError(
+        law, formula, row, f"{a!r} against {b!r}, off by {float(gap.max()):.3g} (tolerance {tol:.1g})"
+    )

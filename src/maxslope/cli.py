@@ -1,0 +1,233 @@
+"""The command line: the only file that parses arguments or prints. torch is imported when a command runs, not before.
+
+Exit codes: 0 finished, 2 the input is wrong, 3 stopped but what was finished is saved, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cyclopts import App, Parameter
+from cyclopts.config import Toml
+from rich.console import Console
+
+from . import __version__
+from .errors import InputError, MaxslopeError, StoppedError
+
+if TYPE_CHECKING:
+    from .jobs import Job, Tell
+
+EXIT_INPUT, EXIT_STOPPED, EXIT_INTERRUPT = 2, 3, 130
+app = App(name="maxslope", version=__version__, help="Adversarial attacks as curves of maximal slope: attack and evaluate PyTorch models.")
+_errors = Console(stderr=True)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is attacked, and within what."""
+
+    model: str
+    "The model, as module:function; built in: maxslope.models:digits_cnn, digits_cnn_robust, digits_mlp, two_moons_relu, ..."
+    data: str
+    "digits, two-moons, FILE.npz, FILE.safetensors, a folder with MNIST idx files, or a folder of images by class."
+    eps: str
+    "The budget, exact: 8/255, .1, or several: .05,.1,.2"
+    weights: Path | None = None
+    "Weights for the model: .safetensors, or a .pt/.pth state dict (never unpickled freely)."
+    norm: str = "linf"
+    "Norm of the budget: linf, l2, l1, l1.5, ..."
+    motion: str | None = None
+    "Norm of motion, where it is not that of the budget."
+    tau: str | None = None
+    "Step size in the norm of motion; default: that of each adversary."
+    steps: int | None = None
+    "Steps of iterated adversaries; default: that of each."
+    restarts: int = 1
+    "Runs of adversaries with a random start, on samples still robust."
+    loss: Literal["auto", "cross-entropy", "margin", "dlr", "squared-error"] = "auto"
+    "Loss that is ascended."
+    bounds: str | None = None
+    "LOWER,UPPER of valid data, or none; default: what the data says."
+    batch_size: int = 256
+    "Samples at once."
+    limit: int | None = None
+    "Only the first so many samples."
+    device: str = "auto"
+    "cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."
+    seed: int = 0
+    "Of all random numbers; results depend on it and on a sample's index."
+    mode: Literal["refuse", "eval", "keep"] = "refuse"
+    "What to do with a model in train mode."
+    config: Path | None = None
+    "A TOML file with these options by the same names; what is typed wins."
+
+    def job(self, adversary: str) -> Job:
+        from dataclasses import asdict
+
+        from .jobs import Job
+
+        values = asdict(self) | {"eps": _list(self.eps), "adversary": _list(adversary)}
+        del values["config"]
+        return Job(**values)
+
+
+@app.command
+def demo(*, out: Path = Path("maxslope-demo"), quick: bool = False) -> None:
+    """Train two small nets on digits (once, cached), attack both, draw a flow on two moons, write the report page.
+
+    Parameters
+    ----------
+    out
+        Folder for the pages.
+    quick
+        Fewer samples and budgets.
+    """
+    from .demo import run_demo
+
+    with _progress() as tell:
+        reports, pages = run_demo(out, tell, quick=quick)
+    for report in reports:
+        print(report.table())
+    print(f"open {pages[0]}" + "".join(f"\nalso {page}" for page in pages[1:]))
+
+
+@app.command
+def evaluate(options: Options, *, adversary: str = "fgsm,pgd", queries: int = 1000, out: Path = Path("maxslope-run")) -> None:
+    """Robust accuracy of a model under adversaries and budgets, every success judged again; writes a report page.
+
+    Parameters
+    ----------
+    adversary
+        One or several of fgsm, ifgsm, pgd, mifgsm, ngd, random-search, separated by commas.
+    queries
+        Model calls per sample of the gradient-free stand-in, where gradients cannot be used.
+    out
+        Folder for report.html, report.json and records.csv.
+    """
+    from .jobs import run_evaluate, save
+
+    try:
+        with _progress() as tell:
+            report, page = run_evaluate(options.job(adversary), out, tell, queries)
+    except StoppedError as error:
+        if error.partial is not None:
+            page = save(error.partial, out)  # type: ignore[arg-type]  # evaluate puts a report there
+            _errors.print(f"saved what was finished: {page}", highlight=False)
+        raise
+    print(report.table())
+    print(f"open {page}")
+
+
+@app.command
+def attack(
+    options: Options, *, adversary: str = "pgd", target: int | None = None, out: Path = Path("maxslope-run/points.safetensors")
+) -> None:
+    """Attack every sample with one adversary and save the points (x, x_adv, y, hit, energy, index) as safetensors.
+
+    Parameters
+    ----------
+    adversary
+        One of fgsm, ifgsm, pgd, mifgsm, ngd, random-search.
+    target
+        Attack until the model predicts this class, instead of any wrong one.
+    out
+        File to write.
+    """
+    from .jobs import run_attack
+
+    with _progress() as tell:
+        said = run_attack(options.job(adversary), out, tell, target)
+    print(said)
+
+
+@app.command
+def report(folder: Path, *, format: Literal["txt", "html", "json", "csv", "md"] = "txt", out: Path | None = None) -> None:
+    """Print or write the report of a finished run again.
+
+    Parameters
+    ----------
+    folder
+        A folder that `maxslope evaluate --out` wrote, or a report.json.
+    format
+        What to make; txt is printed.
+    out
+        File to write; default: report.FORMAT in the folder.
+    """
+    from .jobs import run_report
+
+    print(run_report(folder, format, out))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        _configure(argv)
+        app(argv)
+    except StoppedError as error:
+        _fail(str(error), EXIT_STOPPED)
+    except MaxslopeError as error:
+        _fail(str(error), EXIT_INPUT)
+    except KeyboardInterrupt:
+        _fail("interrupted", EXIT_INTERRUPT)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left; there is nobody to tell
+        raise SystemExit(0) from None
+
+
+def _configure(argv: list[str]) -> None:
+    """Read the file named by --config, before anything else is looked at."""
+    app.config = []
+    for i, word in enumerate(argv):
+        if word == "--config" or word.startswith("--config="):
+            path = Path(word.partition("=")[2] or (argv[i + 1] if i + 1 < len(argv) else ""))
+            if not path.is_file():
+                raise InputError(f"--config {str(path)!r}: there is no such file; give a TOML file of options")
+            app.config = [Toml(path, use_commands_as_keys=False)]
+            _check_names(path)
+
+
+def _check_names(path: Path) -> None:
+    """Refuse a file that is not TOML or has an option that no command knows, naming the nearest."""
+    import tomllib
+
+    from .intake import nearest
+
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {str(path)!r} is not TOML: {error}") from error
+    known = [*Options.__dataclass_fields__, "adversary", "queries", "target", "out"]
+    for name in given:
+        if name.replace("-", "_") not in known:
+            raise InputError(f"--config {str(path)!r}: unknown option {name!r}{nearest(name, known)}")
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    """A progress bar on a terminal's standard error; nothing where there is none."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(done: int, total: int | None, text: str) -> None:
+            bar.update(task, completed=done, total=total, description=text)
+
+        yield tell
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _fail(message: str, code: int) -> None:
+    _errors.print(f"maxslope: {message}", markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(code)

@@ -1,0 +1,22 @@
+"""Conformance suite: for one's own norms, domains, energies, schemes, adversaries, and for foreign attacks."""
+
+from .adversaries import CASES, ELSEWHERE, CaseResult, adapt, check_adversary, run_cases
+from .dynamics import check_energy, check_scheme
+from .laws import LawError
+from .structures import check_domain, check_norm
+from .trial import Trial
+
+__all__ = [
+    "CASES",
+    "ELSEWHERE",
+    "CaseResult",
+    "LawError",
+    "Trial",
+    "adapt",
+    "check_adversary",
+    "check_domain",
+    "check_energy",
+    "check_norm",
+    "check_scheme",
+    "run_cases",
+]
