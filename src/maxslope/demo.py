@@ -63,10 +63,11 @@ def adversaries(quick: bool = False) -> dict[str, Any]:
     for eps in (0.1, 0.2) if quick else (0.05, 0.1, 0.15, 0.2, 0.3):
         ladder[f"FGSM {eps}"] = fgsm(eps, bounds=(0, 1))
         ladder[f"IFGSM {eps}"] = ifgsm(eps, steps=10, bounds=(0, 1))
-        ladder[f"PGD {eps}"] = pgd(eps, steps=10 if quick else 40, bounds=(0, 1), loss=margin)
+        ladder[f"PGD {eps}"] = pgd(eps, steps=10 if quick else 40, bounds=(0, 1))
     for eps in (0.5,) if quick else (0.25, 0.5, 1.0):
-        ladder[f"PGD l2 {eps}"] = pgd(eps, steps=10 if quick else 40, norm=L2(), bounds=(0, 1), loss=margin)
+        ladder[f"PGD l2 {eps}"] = pgd(eps, steps=10 if quick else 40, norm=L2(), bounds=(0, 1))
     if not quick:
+        ladder["PGD margin 0.1"] = pgd(0.1, steps=40, bounds=(0, 1), loss=margin)
         ladder["random search 0.1"] = random_search(0.1, steps=200, bounds=(0, 1))
     return ladder
 

@@ -11,24 +11,26 @@ from torch import Tensor
 from ..attacks import Attack
 from ..findings import Example
 from ..rows import Key
+from ..schemes import RandomSearch
 from ..solutions import SaveAt
 from .chunk import Outcome, Setting
 
 
 def showcase(setting: Setting, x: Tensor, y: Tensor, index: Tensor, outcome: Outcome, count: int) -> list[Example]:
-    """Up to `count` samples of a chunk under the last adversary of each family, those broken first.
+    """Up to `count` samples of a chunk under one adversary of each family, those broken first.
 
     Attacks are run again on these samples without stopping, to draw the energy of the whole flow.
     """
-    last = {}  # one adversary per family and norm: the last, which a ladder of budgets ends with
+    families: dict[tuple[str, str], list[str]] = {}
     for name, adversary in setting.adversaries.items():
         if name in outcome.records:
-            last[(getattr(adversary, "name", name), repr(getattr(adversary, "norm", None)))] = name
+            family = (getattr(adversary, "name", name), repr(getattr(adversary, "norm", None)))
+            families.setdefault(family, []).append(name)
     out: list[Example] = []
-    if count < 1 or not last:
+    if count < 1 or not families:
         return out
-    each = max(1, count // len(last))
-    for name in last.values():
+    each = max(1, count // len(families))
+    for name in (names[len(names) // 2] for names in families.values()):  # the middle of a ladder of budgets
         records = outcome.records[name]
         attacked = [i for i in range(len(records)) if records.clean_correct[i] and records.status[i] != "error"]
         attacked.sort(key=lambda i: (records.status[i] != "broken", i))
@@ -54,8 +56,8 @@ def showcase(setting: Setting, x: Tensor, y: Tensor, index: Tensor, outcome: Out
 
 
 def _flow(setting: Setting, adversary: Any, x: Tensor, y: Tensor, index: Tensor, i: int) -> tuple[Tensor, Tensor]:
-    """The times and energies of an attack's flow on one sample; empty for adversaries that are no single flow."""
-    if not isinstance(adversary, Attack):
+    """The times and energies of an attack's flow on one sample; empty for adversaries that follow none."""
+    if not isinstance(adversary, Attack) or isinstance(adversary.scheme, RandomSearch):
         return torch.zeros(0), torch.zeros(0)
     row = torch.tensor([i])
     attack = replace(adversary[index][row] if isinstance(adversary.eps, Tensor) else adversary, stop=None, save=SaveAt(energies=True))

@@ -20,7 +20,7 @@ def flow_picture(
     *,
     axes: tuple[str, str] = ("x1", "x2"),
     level_name: str = "score",
-    size: tuple[float, float] = (7.2, 4.6),
+    size: tuple[float, float] = (7.2, 4.4),
 ) -> bytes:
     """A PNG of paths of several flows over the level sets of a score, each in its l_inf budget box.
 
@@ -57,7 +57,7 @@ def flow_picture(
         ax.add_patch(Rectangle(tuple(start - eps), 2 * eps, 2 * eps, fill=False, edgecolor="black", linewidth=0.9))
         ax.plot(*start, "+", color="black", markersize=7)
     ax.set(xlabel=axes[0], ylabel=axes[1], aspect="equal")
-    ax.legend(loc="lower left", framealpha=0.95)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(paths), frameon=False)
     figure.colorbar(filled, ax=ax, label=level_name, shrink=0.85)
     out = io.BytesIO()
     canvas.print_png(out)
