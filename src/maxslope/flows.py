@@ -102,6 +102,9 @@ class Hit:
     every: int = 4
     status = Status.HIT
 
+    def __post_init__(self) -> None:
+        _check_every(self, self.every)
+
     def __call__(self, before: Tensor, now: Point) -> Tensor:
         if now.hit is None:
             raise InputError("stop=Hit() needs an energy with a goal, such as Loss; this one reports none. Use stop=None")
@@ -115,6 +118,9 @@ class Stall:
     atol: float = 0.0
     every: int = 10
     status = Status.STALLED
+
+    def __post_init__(self) -> None:
+        _check_every(self, self.every)
 
     def __call__(self, before: Tensor, now: Point) -> Tensor:
         flat = before - now.value <= self.atol
@@ -170,6 +176,7 @@ def solve(
         ledger.keep(k, x, seen.value)
         if stop is not None and (k + 1) % stop.every == 0 and k + 1 < steps:
             best, now = _result(scheme, state, x, seen)
+            assert now is not None  # a scheme knows something of the point it was told about
             ledger.close(_ended(seen, now, stop, before), best, now, k)
             keep = ledger.bucket()
             if keep is not None:
@@ -186,6 +193,11 @@ def solve(
         best, now = _result(scheme, state, x, last)
         ledger.close(_final(seen, now), best, now, steps)
     return ledger.solution(flow.domain, energy if judge else None)
+
+
+def _check_every(stop: Stop, every: int) -> None:
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise InputError(f"{stop!r}: tests are made every k-th step with an integer k >= 1")
 
 
 def _check(x0: Tensor, tau: float | Tensor, steps: int) -> float | Tensor:
@@ -208,7 +220,10 @@ def _result(scheme: Scheme, state: Any, x: Tensor, seen: Point | None) -> tuple[
 
 def _ended(seen: Point, now: Point, stop: Stop, before: Tensor) -> Tensor:
     """The status of each row, -1 for those that go on."""
-    code = torch.where(stop(before, now), int(stop.status), -1)
+    ended = stop(before, now)
+    code = torch.where(ended, int(stop.status), -1)
+    if now.hit is not None:
+        code = torch.where(ended & now.hit, int(Status.HIT), code)
     return _faults(code, seen, now)
 
 
@@ -225,6 +240,7 @@ def _final(seen: Point | None, now: Point | None) -> Tensor | None:
 
 
 def _faults(code: Tensor, seen: Point, now: Point | None) -> Tensor:
+    """The code, replaced where energy or gradient are not finite and no goal was reached before."""
     hit = now.hit if now is not None and now.hit is not None else torch.zeros_like(code, dtype=torch.bool)
     if seen.grad is not None:
         code = torch.where(torch.isfinite(Linf()(seen.grad)) | hit, code, int(Status.BAD_GRADIENT))

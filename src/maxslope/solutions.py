@@ -93,8 +93,11 @@ class Solution:
 
     def __getitem__(self, rows: Any) -> Solution:
         saved = ("path", "energies", "times")
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Solution(**{k: v if v is None else v[:, rows] if k in saved else v[rows] for k, v in parts.items()})
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, part in parts.items():
+            if part is not None:
+                parts[name] = part[:, rows] if name in saved else part[rows]
+        return Solution(**parts)
 
     def merge(self, rows: Tensor, other: Solution, *, comparable: bool = True) -> Solution:
         """The worst case, row by row, of this and of another solution of some of its rows; costs add up.

@@ -104,7 +104,7 @@ def guard(model: Model, *, seed: int | None = None, mode: str = "eval") -> Itera
                     for m in modules:
                         m.training = False
                 if seed is not None:
-                    torch.random.default_generator.manual_seed(seed)
+                    torch.default_generator.manual_seed(seed)
                     for d in devices:
                         torch.cuda.default_generators[d].manual_seed(seed)
                     np.random.seed(seed % 2**32)  # noqa: NPY002  # restored below

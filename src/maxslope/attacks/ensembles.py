@@ -72,7 +72,8 @@ class Cascade:
         if not adversaries:
             raise InputError("Cascade() needs at least one adversary")
         self.adversaries, self.name = adversaries, name
-        budgets = [(a.norm, a.eps) for a in adversaries if hasattr(a, "eps")]
+        members: tuple[Any, ...] = adversaries
+        budgets = [(a.norm, a.eps) for a in members if hasattr(a, "eps")]
         for norm, eps in budgets[1:]:
             if norm != budgets[0][0] or not _same(eps, budgets[0][1]):
                 raise InputError(

@@ -54,7 +54,7 @@ class Foreign:
                 raise ShapeError(f"{self.name} returned {got} for x {tuple(x.shape)}; a tensor of the same shape is needed")
             out = out.detach().to(x.device, x.dtype)
             seen = Loss(model, y.clone(), margin, adapter=self.adapter).evaluate(out.clone(), grad=False)
-        status = torch.where(seen.hit, Status.HIT, Status.HORIZON).to(torch.int8)
+        status = torch.where(torch.as_tensor(seen.hit), int(Status.HIT), int(Status.HORIZON)).to(torch.int8)
         ones = torch.ones(len(x), dtype=torch.int64)
         return Solution(out, seen.value, seen.hit, status, ones - 1, ones, ones - 1)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..budgets import Eps, rational
 from ..flows import Hit
 from ..losses import margin
-from ..norms import L2, Linf, Norm
-from ..schemes import Best, Explicit, Momentum, RandomSearch
+from ..norms import L1, L2, Linf, Norm
+from ..schemes import Best, Explicit, Momentum, RandomSearch, SemiImplicit
 from .attack import Attack
 
 
@@ -51,6 +51,8 @@ def pgd(eps: Eps, tau: Eps | None = None, steps: int = 40, *, norm: Norm | None 
     """Projected gradient ascent from a random point of the budget, the best iterate kept, rows dropped once misclassified.
 
     The direction is the steepest one in the norm of motion, the projection the exact one onto budget and bounds together.
+    The steepest direction in l_1 is a single coordinate, and stepping along it is weak; there the semi-implicit step is
+    the default, which spends the whole step on the best coordinates that have room (see `SemiImplicit`).
 
     Args:
         eps, steps, norm: see `Attack`.
@@ -70,7 +72,8 @@ def pgd(eps: Eps, tau: Eps | None = None, steps: int = 40, *, norm: Norm | None 
     if tau is None:
         tau = (eps if isinstance(eps, Tensor) else rational(eps)) * 2.5 / max(1, steps)
         tau = tau.clamp_min(1e-30) if isinstance(tau, Tensor) else tau or None
-    defaults = {"random_start": True, "scheme": Best(Explicit()), "stop": Hit()}
+    inner = SemiImplicit() if isinstance(options.get("motion") or norm, L1) else Explicit()
+    defaults = {"random_start": True, "scheme": Best(inner), "stop": Hit()}
     return _made("pgd", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
