@@ -22,6 +22,7 @@ _NAMES = {
     "rows": "Key",
     "schemes": "Best Explicit Momentum RandomSearch SemiImplicit",
     "solutions": "SaveAt Solution Status",
+    "victims": "guard predict scores_of",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 _MODULES = ("data", "models", "testing")
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from .rows import Key
     from .schemes import Best, Explicit, Momentum, RandomSearch, SemiImplicit
     from .solutions import SaveAt, Solution, Status
+    from .victims import guard, predict, scores_of
 
 __all__ = [*sorted(_HOME), *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 

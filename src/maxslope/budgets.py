@@ -24,11 +24,15 @@ def rational(value: Eps, name: str = "eps") -> float:
     True
     """
     try:
-        exact = Fraction(value)  # type: ignore[arg-type]  # what it cannot read is refused just below
+        parts = value.split("/", 1) if isinstance(value, str) else [value]
+        exact = Fraction(parts[0])  # type: ignore[arg-type]  # what it cannot read is refused just below
+        exact = exact / Fraction(parts[1]) if len(parts) > 1 else exact
     except (TypeError, ValueError, OverflowError, ZeroDivisionError):
         exact = None
     if exact is None or exact < 0:
-        raise DomainError(f'{name} = {value!r} is not a radius: give a finite number >= 0, or a fraction such as "8/255"')
+        raise DomainError(
+            f'{name} = {value!r} is not a radius: give a finite number >= 0, or a fraction such as "8/255"'
+        )
     near = float(exact)
     return near if Fraction(near) <= exact else math.nextafter(near, 0.0)
 
@@ -63,7 +67,9 @@ def rounded_inward(bound: Tensor, dtype: torch.dtype, up: bool) -> Tensor:
         return bound
     near = bound.to(dtype)
     past = near.double() < bound.double() if up else near.double() > bound.double()
-    return torch.where(past, torch.nextafter(near, torch.full_like(near, math.inf if up else -math.inf)), near)
+    return torch.where(
+        past, torch.nextafter(near, torch.full_like(near, math.inf if up else -math.inf)), near
+    )
 
 
 def edge(center: Tensor, r: Tensor, sign: int) -> Tensor:
@@ -75,11 +81,45 @@ def edge(center: Tensor, r: Tensor, sign: int) -> Tensor:
     reach = sign * column(rounded_down(r, center.dtype), center)
     out = center + reach
     back = out - center
-    rest = (center - (out - back)) + (reach - back)  # center + reach = out + rest, exactly (Knuth's TwoSum)
-    return torch.where(sign * rest < 0, torch.nextafter(out, center), out)
+    # center + reach = out + rest, exactly (Knuth's TwoSum)
+    rest = (out - back).sub_(center).neg_().add_(back.sub_(reach).neg_())
+    # One unit back where rest points inward; the arithmetic is several times faster than a mask.
+    inward = rest.sign_().mul_(sign).clamp_(max=0).mul_(sign)
+    return torch.nextafter(out, torch.add(out, inward, alpha=torch.finfo(out.dtype).max))
 
 
 def slack(dtype: torch.dtype, d: int) -> float:
     """A relative margin that covers the rounding of a norm of d entries, in any usual order of summation."""
     unit = torch.finfo(dtype).eps / 2
     return 4 * unit + math.sqrt(d) * min(unit, torch.finfo(torch.float32).eps / 2)
+
+
+def towards(point: Tensor, anchor: Tensor, x: Tensor, s: Tensor) -> Tensor:
+    """point, moved one unit towards the anchor where rounding carried it farther than s |x - anchor|."""
+    reach = (x.double() - anchor.double()).abs() * column(s, x).double()
+    return torch.where(
+        (point.double() - anchor.double()).abs() > reach, torch.nextafter(point, anchor), point
+    )
+
+
+def lattice(x: Tensor, levels: int) -> Tensor:
+    """The nearest multiples of 1 / (levels - 1), as stored in the dtype of x.
+
+    >>> lattice(torch.tensor([0.3, 0.6]), 3)
+    tensor([0.5000, 0.5000])
+    """
+    top = levels - 1
+    return torch.round(x.double() * top).div(top).to(x.dtype)
+
+
+def lattice_between(x: Tensor, lower: Tensor | None, upper: Tensor | None, levels: int) -> Tensor:
+    """The nearest multiples of 1 / (levels - 1) whose stored values are inside the bounds."""
+    top = levels - 1
+    k = torch.round(x.double() * top)
+    for _ in range(2):
+        v = k.div(top).to(x.dtype)
+        if upper is not None:
+            k = torch.where(v > upper, k - 1, k)
+        if lower is not None:
+            k = torch.where(v < lower, k + 1, k)
+    return k.div(top).to(x.dtype)

@@ -97,7 +97,11 @@ class Stop(Protocol):
 
 @dataclass(frozen=True)
 class Hit:
-    """Stop a row once its goal is reached (for a classifier: misclassified)."""
+    """Stop a row once its goal is reached (for a classifier: misclassified).
+
+    >>> ms.pgd(0.1, stop=ms.Hit(every=1)).stop
+    Hit(every=1)
+    """
 
     every: int = 4
     status = Status.HIT
@@ -113,7 +117,12 @@ class Hit:
 
 @dataclass(frozen=True)
 class Stall:
-    """Stop a row once its energy fell by at most `atol` since the last test, or its goal is reached."""
+    """Stop a row once its energy fell by at most `atol` since the last test, or its goal is reached.
+
+    >>> flow = ms.Flow(lambda x: (x**2).sum(1), domain=ms.Box(0.5, 1))
+    >>> ms.solve(flow, ms.Explicit(), torch.ones(1, 1), tau=0.1, steps=100, stop=ms.Stall(every=5)).steps
+    tensor([14])
+    """
 
     atol: float = 0.0
     every: int = 10
@@ -189,7 +198,7 @@ def solve(
         x = new
     else:
         last = at.energy.evaluate(x, grad=False) if judge and len(x0) else None
-        ledger.keep(steps, x, None if last is None else last.value)
+        ledger.keep(steps, x, None if last is None else last.value, last=True)
         best, now = _result(scheme, state, x, last)
         ledger.close(_final(seen, now), best, now, steps)
     return ledger.solution(flow.domain, energy if judge else None)

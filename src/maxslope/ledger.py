@@ -33,10 +33,9 @@ class Ledger:
         self.energies: list[Tensor] = []
         self.saved: list[int] = []
 
-    def keep(self, k: int, x: Tensor, value: Tensor | None) -> None:
-        """Keep step k of the path if it was asked for."""
-        last = value is None or (self.save.any and k % self.save.every != 0)
-        if not self.save.any or (last and not self._is_last(k)):
+    def keep(self, k: int, x: Tensor, value: Tensor | None, *, last: bool = False) -> None:
+        """Keep step k of the way, if it was asked for; the last step always is."""
+        if not self.save.any or (k % self.save.every != 0 and not last):
             return
         if value is None:
             value = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
@@ -88,14 +87,10 @@ class Ledger:
 
     def solution(self, domain: Domain, energy: Counted | None) -> Solution:
         """The books closed; points are snapped to be literally feasible, and judged again (by `energy`) where that moved them."""
-        x, value, hit, counts = domain.snap(self.x), self.value, self.hit, self.counts
-        if x is not self.x and value is not None and energy is not None:
-            if not torch.equal(x, self.x):
-                rows = (~all_of(x == self.x)).nonzero().flatten()
-                again = energy[rows].evaluate(x[rows], grad=False)
-                value = value.index_copy(0, rows, again.value)
-                hit = hit if hit is None or again.hit is None else hit.index_copy(0, rows, again.hit)
-                counts[0, rows.cpu()] += 1
+        x = domain.snap(self.x)
+        if x is not self.x and self.value is not None and not torch.equal(x, self.x):
+            self._judge_again(x, (~all_of(x == self.x)).nonzero().flatten(), energy)
+        value, counts = self.value, self.counts
         if value is None:
             value = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
         times = None
@@ -106,7 +101,7 @@ class Ledger:
         return Solution(
             x,
             value,
-            hit,
+            self.hit,
             self.status,
             self.steps,
             counts[0],
@@ -116,8 +111,21 @@ class Ledger:
             times,
         )
 
-    def _is_last(self, k: int) -> bool:
-        return not self.saved or self.saved[-1] != k
+    def _judge_again(self, x: Tensor, rows: Tensor, energy: Counted | None) -> None:
+        """Look at rows that snapping moved; without an energy to ask, nothing is claimed of them."""
+        assert self.value is not None
+        if energy is None:
+            value, hit = torch.full_like(self.value[rows], torch.nan), None
+        else:
+            again = energy[rows].evaluate(x[rows], grad=False)
+            value, hit = again.value, again.hit
+            self.counts[0, rows.cpu()] += 1
+        self.value = self.value.index_copy(0, rows, value)
+        if self.hit is not None:
+            hit = torch.zeros_like(self.hit[rows]) if hit is None else hit
+            self.hit = self.hit.index_copy(0, rows, hit)
+            lost = ~self.hit & (self.status == Status.HIT)
+            self.status = self.status.masked_fill(lost, int(Status.HORIZON))
 
     def _all(self, n: int) -> Tensor:
         return torch.arange(n, device=self.start.device) if self.rows is None else self.rows

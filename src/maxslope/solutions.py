@@ -14,7 +14,14 @@ from .rows import column
 
 
 class Status(IntEnum):
-    """How a row ended."""
+    """How a row ended; `REASONS` says each in words.
+
+    HORIZON: took all its steps. HIT: reached its goal. STALLED: a stop test found it finished. STUCK: zero gradient.
+    NONFINITE: NaN or infinite energy. BAD_GRADIENT: NaN or infinite gradient where the energy is finite.
+
+    >>> ms.Status.HIT.name, int(ms.Status.HIT)
+    ('HIT', 1)
+    """
 
     HORIZON = 0
     HIT = 1
@@ -42,6 +49,11 @@ class SaveAt:
         energies: keep E(x_k).
         path: keep x_k (and the energies).
         every: keep steps 0, k, 2k, ... and the last.
+
+    >>> flow = ms.Flow(lambda x: x.sum(1), domain=ms.Box(0, 1))
+    >>> save = ms.SaveAt(path=True, every=2)
+    >>> ms.solve(flow, ms.Explicit(), torch.ones(1, 2), tau=0.1, steps=5, save=save).path.shape
+    torch.Size([4, 1, 2])
     """
 
     energies: bool = False

@@ -92,6 +92,9 @@ class Attack:
     name: str = "attack"
 
     def __post_init__(self) -> None:
+        for label, value in (("norm", self.norm), ("motion", self.motion)):
+            if value is not None and not (callable(value) and hasattr(value, "lmo") and hasattr(value, "dual")):
+                raise InputError(f"{label} = {value!r} is not a norm: give one such as ms.L2(), or ms.norm_of('l2')")
         for label, value in (("eps", self.eps), ("tau", self.tau)):
             if value is not None and not isinstance(value, Tensor):
                 rational(value, label)

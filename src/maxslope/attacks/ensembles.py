@@ -14,8 +14,15 @@ from ..solutions import Solution, Status
 from ..victims import Model
 from .attack import Adversary, check_batch
 
-
-SHARED = ("eps", "norm", "bounds", "name", "domain")  # what a composite passes on from the adversaries inside
+SHARED = (
+    "eps",
+    "norm",
+    "bounds",
+    "mask",
+    "levels",
+    "name",
+    "domain",
+)  # what a composite passes on from the adversaries inside
 
 
 @dataclass(frozen=True)
@@ -38,13 +45,19 @@ class Restarts:
     def __post_init__(self) -> None:
         if not isinstance(self.n, int) or self.n < 1:
             raise InputError(f"Restarts(n={self.n!r}): the number of runs is an integer >= 1")
-        if self.n > 1 and getattr(self.adversary, "random_start", True) is False and self.adversary.draws == 1:
+        if (
+            self.n > 1
+            and getattr(self.adversary, "random_start", True) is False
+            and self.adversary.draws == 1
+        ):
             raise InputError(
                 f"Restarts of {self.adversary.name!r}, which starts at x and draws nothing, would repeat it {self.n} times; "
                 f"give it random_start=True"
             )
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, *, key: Key | None = None, **given: Tensor) -> Solution:
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, *, key: Key | None = None, **given: Tensor
+    ) -> Solution:
         key = _key(self, x, y, key)
         runs = [(self.adversary, key.fold(i + 1)) for i in range(self.n)]
         return _run(runs, model, x, y, given, comparable=True)
@@ -81,7 +94,9 @@ class Cascade:
                     f"in {norm!r}; evaluate different budgets side by side instead"
                 )
 
-    def __call__(self, model: Model, x: Tensor, y: Tensor, *, key: Key | None = None, **given: Tensor) -> Solution:
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, *, key: Key | None = None, **given: Tensor
+    ) -> Solution:
         key = _key(self, x, y, key)
         runs = [(adversary, key.fold(-i)) for i, adversary in enumerate(self.adversaries, 2)]
         return _run(runs, model, x, y, given, comparable=False)
@@ -111,17 +126,25 @@ def _same(a: Any, b: Any) -> bool:
     return rational(a) == rational(b)
 
 
-def _run(runs: Any, model: Model, x: Tensor, y: Tensor, given: dict[str, Tensor], *, comparable: bool) -> Solution:
+def _run(
+    runs: Any, model: Model, x: Tensor, y: Tensor, given: dict[str, Tensor], *, comparable: bool
+) -> Solution:
     (first, key), *others = runs
     out = first(model, x, y, key=key, **given)
     for adversary, key in others:
         if out.hit is None:
-            raise InputError(f"{adversary!r} does not judge its points, so it cannot be told which samples are still robust; judge=True")
+            raise InputError(
+                f"{adversary!r} does not judge its points, so it cannot be told which samples are still robust; judge=True"
+            )
         rest = (~out.hit & (out.status != Status.NONFINITE)).nonzero().flatten()
         if not len(rest):
             break
         part = {name: value[rest] for name, value in given.items()}
-        out = out.merge(rest, narrow(adversary, rest)(model, x[rest], y[rest], key=key[rest], **part), comparable=comparable)
+        out = out.merge(
+            rest,
+            narrow(adversary, rest)(model, x[rest], y[rest], key=key[rest], **part),
+            comparable=comparable,
+        )
     return out
 
 

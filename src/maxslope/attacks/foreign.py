@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -57,6 +57,12 @@ class Foreign:
         status = torch.where(torch.as_tensor(seen.hit), int(Status.HIT), int(Status.HORIZON)).to(torch.int8)
         ones = torch.ones(len(x), dtype=torch.int64)
         return Solution(out, seen.value, seen.hit, status, ones - 1, ones, ones - 1)
+
+    def __getitem__(self, rows: Tensor) -> Foreign:
+        """The same for some of the rows: a budget per row is indexed."""
+        if isinstance(self.eps, Tensor) and self.eps.ndim and len(self.eps) > 1:
+            return replace(self, eps=self.eps[rows.to(self.eps.device)])
+        return self
 
     def domain(self, x: Tensor) -> Domain:
         """The feasible set, for those who check it; the whole space where no budget was stated."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import Tensor
 
 from ..budgets import Eps, rational
+from ..errors import InputError
 from ..flows import Hit
+from ..intake import nearest
 from ..losses import margin
 from ..norms import L1, L2, Linf, Norm
 from ..schemes import Best, Explicit, Momentum, RandomSearch, SemiImplicit
@@ -123,4 +125,8 @@ def random_search(eps: Eps, steps: int = 1000, *, norm: Norm | None = None, **op
 
 
 def _made(name: str, *, options: dict[str, Any], **fixed: Any) -> Attack:
+    known = [f.name for f in fields(Attack) if f.name not in fixed]
+    for option in options:
+        if option not in known:
+            raise InputError(f"{name}(...) has no option {option!r}{nearest(option, [*known, *fixed])}; see maxslope.Attack")
     return replace(Attack(eps=0.0, name=name), **fixed, **options)
