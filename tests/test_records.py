@@ -203,7 +203,7 @@ def test_refused_shapes_columns_and_files(tmp_path):
     with pytest.raises(InputError, match="record 1 of the CSV: clean_correct is 'yes'"):
         Records.from_csv(tmp_path / "b.csv")
     (tmp_path / "b.csv").write_text(text.rstrip() + ",7\n")
-    with pytest.raises(InputError, match="17 fields, not 16"):
+    with pytest.raises(InputError, match="18 fields, not 17"):
         Records.from_csv(tmp_path / "b.csv")
     with pytest.raises(InputError, match="exactly the columns"):
         Records.from_json_obj({"eps": []})

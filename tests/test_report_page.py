@@ -6,7 +6,6 @@ import io
 import itertools
 import math
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -37,8 +36,6 @@ HOSTILE = [
     "\0\x1b[31m\ud800",
     "x" * 100_000,
 ]
-FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def make(n=40, names=("fgsm", "pgd"), grid=(0.05, 0.1), classes=10, status=None, shapes=((1, 8, 8),), **meta):
@@ -237,43 +234,16 @@ def test_missing_extra_names_the_command():
 # --- in Chromium -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium, chromium-browser or google-chrome here")
-    with sync_api.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS.split(), "--no-first-run"])
-        yield browser
-        browser.close()
-
-
-def listen(page, seen: list[str]):
-    """Collect what a good page never does."""
-    page.on("console", lambda m: m.type in ("error", "warning") and seen.append(f"{m.type}: {m.text}"))
-    page.on("pageerror", lambda e: seen.append(f"exception: {e}"))
-    page.on("dialog", lambda d: (seen.append(f"dialog: {d.message}"), d.dismiss()))
-    page.on("request", lambda r: r.url.startswith(("file:", "data:")) or seen.append(f"request: {r.url}"))
-    page.add_init_script(
-        "addEventListener('securitypolicyviolation', e => console.error('policy: ' + e.violatedDirective))"
-    )
-
-
 @pytest.mark.page
 @pytest.mark.parametrize("name", REPORTS)
-def test_page_opens(browser, tmp_path, name):
+def test_page_opens(open_page, tmp_path, name):
     report = REPORTS[name]()
     if name == "usual":
         report.figures = [("one flow", "a flow", flow_figure()), ("a picture", "gray", png())]
     path = report.save(tmp_path / "report.html")
     for width in (1280, 360):
-        context = browser.new_context(viewport={"width": width, "height": 800})
-        page = context.new_page()
-        seen: list[str] = []
-        listen(page, seen)
         start = time.monotonic()
-        page.goto(path.as_uri())
-        page.wait_for_function("Bokeh.documents.length && Bokeh.documents.every(d => d.is_idle)")
+        page, seen = open_page(path, width)
         assert time.monotonic() - start < 10
         charts = page.locator(".plot")
         assert charts.count() >= 1
@@ -297,7 +267,6 @@ def test_page_opens(browser, tmp_path, name):
             assert all(text in shown for text in HOSTILE if "\0" not in text)
             assert page.locator("main script, main img[src=x], main b").count() == 0
         assert seen == []
-        context.close()
 
 
 @pytest.mark.page

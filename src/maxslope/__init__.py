@@ -11,8 +11,12 @@ __version__ = "0.1.0"
 _NAMES = {
     "attacks": "Adversary Attack Cascade Foreign Restarts fgsm ifgsm mifgsm ngd pgd random_search",
     "domains": "Ball Box Domain Intersection",
-    "energies": "Counted Energy Expectation Function Loss Point",
-    "errors": "DomainError InputError MaxslopeError MissingExtraError NoGradientError NonFiniteError ShapeError StoppedError UnsupportedError",
+    "counting": "Counted",
+    "energies": "Energy Expectation Function Loss Point",
+    "errors": (
+        "DomainError InputError MaxslopeError MissingExtraError NoGradientError NonFiniteError ShapeError "
+        "StoppedError UnsupportedError"
+    ),
     "evaluation": "evaluate",
     "flows": "Flow Hit Scheme Stall Stop solve",
     "losses": "cross_entropy dlr margin squared_error",
@@ -42,8 +46,9 @@ if TYPE_CHECKING:
         pgd,
         random_search,
     )
+    from .counting import Counted
     from .domains import Ball, Box, Domain, Intersection
-    from .energies import Counted, Energy, Expectation, Function, Loss, Point
+    from .energies import Energy, Expectation, Function, Loss, Point
     from .errors import (
         DomainError,
         InputError,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +26,8 @@ def rational(value: Eps, name: str = "eps") -> float:
     True
     """
     try:
-        parts = value.split("/", 1) if isinstance(value, str) else [value]
-        exact = Fraction(parts[0])  # type: ignore[arg-type]  # what it cannot read is refused just below
+        parts: list = value.split("/", 1) if isinstance(value, str) else [value]
+        exact = Fraction(parts[0])  # what it cannot read is refused just below
         exact = exact / Fraction(parts[1]) if len(parts) > 1 else exact
     except (TypeError, ValueError, OverflowError, ZeroDivisionError):
         exact = None
@@ -53,6 +55,42 @@ def radii(value: Eps, rows: int, device: torch.device | None = None, name: str =
         i = int(bad.nonzero()[0])
         raise DomainError(f"{name}[{i}] = {float(r[i])!r} is not a radius: give finite numbers >= 0")
     return r
+
+
+def check_reach(
+    eps: Eps, norm: Callable[[Tensor], Tensor], bounds: Any, event: tuple[int, ...], who: str = ""
+) -> None:
+    """Refuse a budget larger than the whole box of valid data: eps is in other units than x.
+
+    Raises:
+        DomainError: eps exceeds the norm of upper - lower.
+    """
+    top = float(eps.max()) if isinstance(eps, Tensor) and eps.numel() else 0.0
+    top = top if isinstance(eps, Tensor) else rational(eps)
+    lower, upper = (torch.as_tensor(b, dtype=torch.float64, device="cpu") for b in bounds)
+    width = upper - lower
+    if top <= float(width.min()):  # every l_q norm of the widest displacement is at least that
+        return
+    widest = float(norm(width.expand(1, *event) if width.ndim <= len(event) else width).max())
+    if top > widest * (1 + 1e-9):
+        units = f'; did you mean "{top:g}/255"?' if float(width.max()) == 1 and 1 <= top <= 255 else ""
+        raise DomainError(
+            f"{who}eps = {eps!r:.80} is more than the whole range of data with bounds = ({span(lower)}, {span(upper)}); "
+            f"0 <= eps <= {widest:g} in {norm!r}{units}"
+        )
+
+
+def span(value: float | Tensor) -> str:
+    """A number in words, or the range of several.
+
+    >>> span(0.5), span(torch.tensor([1.0, 2.0]))
+    ('0.5', '1 to 2')
+    """
+    values = torch.as_tensor(value, dtype=torch.float64)
+    if not values.numel():
+        return "(no rows)"
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.9g}" if low == high else f"{low:.9g} to {high:.9g}"
 
 
 def rounded_down(r: Tensor, dtype: torch.dtype) -> Tensor:
@@ -92,6 +130,19 @@ def slack(dtype: torch.dtype, d: int) -> float:
     """A relative margin that covers the rounding of a norm of d entries, in any usual order of summation."""
     unit = torch.finfo(dtype).eps / 2
     return 4 * unit + math.sqrt(d) * min(unit, torch.finfo(torch.float32).eps / 2)
+
+
+def within(x: Tensor, center: Tensor, r: float, q: float | None) -> bool:
+    """Whether |x - center|_q <= r for one row, in rational arithmetic on the stored values (for q = 1 and 2).
+
+    >>> within(torch.tensor([0.1]), torch.tensor([0.0]), 0.1, 2)  # the stored value is a little larger
+    False
+    """
+    if q not in (1, 2):
+        return True
+    pairs = zip(x.flatten().tolist(), center.flatten().tolist())
+    moved = [abs(Fraction(a) - Fraction(c)) ** int(q) for a, c in pairs if a != c]
+    return sum(moved) <= Fraction(r) ** int(q)
 
 
 def towards(point: Tensor, anchor: Tensor, x: Tensor, s: Tensor) -> Tensor:

@@ -5,15 +5,17 @@ Exit codes: 0 finished, 2 the input is wrong, 3 stopped but what was finished is
 
 from __future__ import annotations
 
+import inspect
+import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
-from cyclopts import App, Parameter
-from cyclopts.config import Toml
+from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
 
 from . import __version__
@@ -23,8 +25,31 @@ if TYPE_CHECKING:
     from .jobs import Job, Tell
 
 EXIT_INPUT, EXIT_STOPPED, EXIT_INTERRUPT = 2, 3, 130
-app = App(name="maxslope", version=__version__, help="Adversarial attacks as curves of maximal slope: attack and evaluate PyTorch models.")
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to `main`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+app = App(
+    console=_Console(),
+    name="maxslope",
+    version=__version__,
+    help="Adversarial attacks as curves of maximal slope: attack and evaluate PyTorch models.",
+)
 _errors = Console(stderr=True)
+
+
+def _whole(kind: object, tokens: Sequence[Token]) -> int:
+    """A whole number as typed; 2.5 is none, and is not rounded."""
+    return int(tokens[0].value)
+
+
+Whole = Annotated[int, Parameter(converter=_whole, n_tokens=1)]
+Signed = Annotated[str, Parameter(allow_leading_hyphen=True)]
 
 
 @Parameter(name="*")
@@ -36,7 +61,7 @@ class Options:
     "The model, as module:function; built in: maxslope.models:digits_cnn, digits_cnn_robust, digits_mlp, two_moons_relu, ..."
     data: str
     "digits, two-moons, FILE.npz, FILE.safetensors, a folder with MNIST idx files, or a folder of images by class."
-    eps: str
+    eps: Signed
     "The budget, exact: 8/255, .1, or several: .05,.1,.2"
     weights: Path | None = None
     "Weights for the model: .safetensors, or a .pt/.pth state dict (never unpickled freely)."
@@ -46,21 +71,21 @@ class Options:
     "Norm of motion, where it is not that of the budget."
     tau: str | None = None
     "Step size in the norm of motion; default: that of each adversary."
-    steps: int | None = None
+    steps: Whole | None = None
     "Steps of iterated adversaries; default: that of each."
-    restarts: int = 1
+    restarts: Whole = 1
     "Runs of adversaries with a random start, on samples still robust."
     loss: Literal["auto", "cross-entropy", "margin", "dlr", "squared-error"] = "auto"
     "Loss that is ascended."
-    bounds: str | None = None
+    bounds: Signed | None = None
     "LOWER,UPPER of valid data, or none; default: what the data says."
-    batch_size: int = 256
+    batch_size: Whole = 256
     "Samples at once."
-    limit: int | None = None
+    limit: Whole | None = None
     "Only the first so many samples."
     device: str = "auto"
     "cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."
-    seed: int = 0
+    seed: Whole = 0
     "Of all random numbers; results depend on it and on a sample's index."
     mode: Literal["refuse", "eval", "keep"] = "refuse"
     "What to do with a model in train mode."
@@ -72,7 +97,7 @@ class Options:
 
         from .jobs import Job
 
-        values = asdict(self) | {"eps": _list(self.eps), "adversary": _list(adversary)}
+        values: dict[str, Any] = asdict(self) | {"eps": _list(self.eps), "adversary": _list(adversary)}
         del values["config"]
         return Job(**values)
 
@@ -89,7 +114,9 @@ def demo(*, out: Path = Path("maxslope-demo"), quick: bool = False) -> None:
         Fewer samples and budgets.
     """
     from .demo import run_demo
+    from .evaluation.results import writable
 
+    writable(out)
     with _progress() as tell:
         reports, pages = run_demo(out, tell, quick=quick)
     for report in reports:
@@ -98,7 +125,9 @@ def demo(*, out: Path = Path("maxslope-demo"), quick: bool = False) -> None:
 
 
 @app.command
-def evaluate(options: Options, *, adversary: str = "fgsm,pgd", queries: int = 1000, out: Path = Path("maxslope-run")) -> None:
+def evaluate(
+    options: Options, *, adversary: str = "fgsm,pgd", queries: Whole = 1000, out: Path = Path("maxslope-run")
+) -> None:
     """Robust accuracy of a model under adversaries and budgets, every success judged again; writes a report page.
 
     Parameters
@@ -110,23 +139,21 @@ def evaluate(options: Options, *, adversary: str = "fgsm,pgd", queries: int = 10
     out
         Folder for report.html, report.json and records.csv.
     """
-    from .jobs import run_evaluate, save
+    from .jobs import run_evaluate
 
-    try:
-        with _progress() as tell:
-            report, page = run_evaluate(options.job(adversary), out, tell, queries)
-    except StoppedError as error:
-        if error.partial is not None:
-            page = save(error.partial, out)  # type: ignore[arg-type]  # evaluate puts a report there
-            _errors.print(f"saved what was finished: {page}", highlight=False)
-        raise
+    with _progress() as tell:
+        report, page = run_evaluate(options.job(adversary), out, tell, queries)
     print(report.table())
     print(f"open {page}")
 
 
 @app.command
 def attack(
-    options: Options, *, adversary: str = "pgd", target: int | None = None, out: Path = Path("maxslope-run/points.safetensors")
+    options: Options,
+    *,
+    adversary: str = "pgd",
+    target: Whole | None = None,
+    out: Path = Path("maxslope-run/points.safetensors"),
 ) -> None:
     """Attack every sample with one adversary and save the points (x, x_adv, y, hit, energy, index) as safetensors.
 
@@ -147,7 +174,9 @@ def attack(
 
 
 @app.command
-def report(folder: Path, *, format: Literal["txt", "html", "json", "csv", "md"] = "txt", out: Path | None = None) -> None:
+def report(
+    folder: Path, *, format: Literal["txt", "html", "json", "csv", "md"] = "txt", out: Path | None = None
+) -> None:
     """Print or write the report of a finished run again.
 
     Parameters
@@ -168,45 +197,71 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit."""
     argv = sys.argv[1:] if argv is None else argv
     try:
-        _configure(argv)
-        app(argv)
+        try:
+            app(_configured(argv), exit_on_error=False, print_error=False)
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is no error
     except StoppedError as error:
         _fail(str(error), EXIT_STOPPED)
-    except MaxslopeError as error:
+    except (MaxslopeError, CycloptsError) as error:
         _fail(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
         _fail("interrupted", EXIT_INTERRUPT)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left; there is nobody to tell
+        # the reader of our output has left; there is nobody to tell, and nothing to flush at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    except OSError as error:
+        _fail(f"stopped: {error}", EXIT_STOPPED)
 
 
-def _configure(argv: list[str]) -> None:
-    """Read the file named by --config, before anything else is looked at."""
-    app.config = []
+def _configured(argv: list[str]) -> list[str]:
+    """What was typed, and after it the options of the file named by --config that were not typed."""
+    path = None
     for i, word in enumerate(argv):
         if word == "--config" or word.startswith("--config="):
-            path = Path(word.partition("=")[2] or (argv[i + 1] if i + 1 < len(argv) else ""))
-            if not path.is_file():
-                raise InputError(f"--config {str(path)!r}: there is no such file; give a TOML file of options")
-            app.config = [Toml(path, use_commands_as_keys=False)]
-            _check_names(path)
+            path = word.partition("=")[2] or (argv[i + 1] if i + 1 < len(argv) else "")
+    commands = {"evaluate": evaluate, "attack": attack}
+    command = commands.get(argv[0]) if argv else None
+    if path is None or command is None:
+        return argv
+    own = [*Options.__dataclass_fields__, *inspect.signature(command).parameters]
+    every = {*own, *(name for c in commands.values() for name in inspect.signature(c).parameters)} - {
+        "options"
+    }
+    typed = {word.partition("=")[0].replace("_", "-") for word in argv}
+    added = []
+    for name, value in _read_toml(path, sorted(every - {"config"})).items():
+        option = "--" + name.replace("_", "-")
+        if option not in typed and name.replace("-", "_") in own:
+            added.append(f"{option}={','.join(map(str, value)) if isinstance(value, list) else value}")
+    return [*argv, *added]
 
 
-def _check_names(path: Path) -> None:
-    """Refuse a file that is not TOML or has an option that no command knows, naming the nearest."""
+def _read_toml(path: str, known: list[str]) -> dict[str, object]:
+    """The options in a TOML file: texts, numbers, or lists of them.
+
+    Raises:
+        InputError: no such file, not TOML, or an option that no command knows; the nearest is named.
+    """
     import tomllib
 
-    from .intake import nearest
+    from .intake import existing, nearest
 
+    file = existing(path, "a TOML file of options")
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {str(path)!r} is not TOML: {error}") from error
-    known = [*Options.__dataclass_fields__, "adversary", "queries", "target", "out"]
-    for name in given:
+        raise InputError(f"--config {path!r} is not TOML: {error}") from error
+    for name, value in given.items():
         if name.replace("-", "_") not in known:
-            raise InputError(f"--config {str(path)!r}: unknown option {name!r}{nearest(name, known)}")
+            raise InputError(f"--config {path!r}: unknown option {name!r}{nearest(name, known)}")
+        for part in value if isinstance(value, list) else [value]:
+            if not isinstance(part, str | int | float) or isinstance(part, bool):
+                raise InputError(
+                    f"--config {path!r}: {name} = {value!r}: give a text, a number, or a list of them"
+                )
+    return given
 
 
 @contextmanager
@@ -214,7 +269,12 @@ def _progress() -> Iterator[Tell]:
     """A progress bar on a terminal's standard error; nothing where there is none."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
     with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as bar:
         task = bar.add_task("starting", total=None)
 
@@ -228,6 +288,10 @@ def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _fail(message: str, code: int) -> None:
-    _errors.print(f"maxslope: {message}", markup=False, highlight=False, soft_wrap=True)
+def _fail(message: str, code: int) -> NoReturn:
+    """One line on standard error, without anything that a terminal would act on, and the end."""
+    line = "".join(
+        c if c.isprintable() else ascii(c)[1:-1] for c in re.sub(r"\s*\n\s*", " ", message.strip())
+    )
+    _errors.print(f"maxslope: {line}", markup=False, highlight=False, emoji=False, soft_wrap=True)
     raise SystemExit(code)

@@ -14,7 +14,7 @@ from .data import load_data
 from .domains import Ball
 from .energies import Loss
 from .evaluation import evaluate
-from .evaluation.evaluate import save
+from .evaluation.results import save
 from .flows import Flow, solve
 from .losses import margin, squared_error
 from .norms import L2, Linf
@@ -106,6 +106,7 @@ def draw_flow(eps: float = 0.35, tau: float = 0.005) -> tuple[bytes, str]:
 
 def _comparison(robust: Report, plain: Report) -> tuple[str, str, Any]:
     """Robust accuracy of both nets against eps, as a figure of the page."""
+    from bokeh.models import Range1d
     from bokeh.plotting import figure
 
     norm = "linf"
@@ -114,7 +115,7 @@ def _comparison(robust: Report, plain: Report) -> tuple[str, str, Any]:
         sizing_mode="stretch_width",
         x_axis_label="eps (l_inf, pixels in [0, 1])",
         y_axis_label="robust accuracy",
-        y_range=(0, 1.02),
+        y_range=Range1d(start=0, end=1.02),
         tools="",
     )
     chart.toolbar.logo = None
@@ -126,4 +127,8 @@ def _comparison(robust: Report, plain: Report) -> tuple[str, str, Any]:
         chart.scatter(*zip(*points), size=7, color="black", legend_label=name)
         said.append(f"{name}: {points[0][1]:.1%} clean, {points[-1][1]:.1%} at eps {points[-1][0]:g}")
     chart.legend.location = "top_right"
-    return "Adversarial training pays for robustness", "Worst case over all l_inf adversaries. " + "; ".join(said) + ".", chart
+    return (
+        "Adversarial training pays for robustness",
+        "Worst case over all l_inf adversaries. " + "; ".join(said) + ".",
+        chart,
+    )

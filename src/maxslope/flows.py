@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,12 +10,13 @@ import torch
 from torch import Tensor
 
 from .budgets import radii, rational
+from .counting import Counted
 from .domains import Box, Domain
-from .energies import Counted, Point, as_energy
+from .energies import Point, as_energy
 from .errors import DomainError, InputError, ShapeError
+from .ledger import Ledger
 from .norms import Linf, Norm
 from .rows import Key, column, take
-from .ledger import Ledger
 from .solutions import SaveAt, Solution, Status
 
 
@@ -51,7 +51,9 @@ class Flow:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.p, int | float) and self.p > 1):
-            raise InputError(f"p = {self.p!r}: the exponent of a curve of maximal slope is in (1, inf]; inf moves at unit speed")
+            raise InputError(
+                f"p = {self.p!r}: the exponent of a curve of maximal slope is in (1, inf]; inf moves at unit speed"
+            )
         object.__setattr__(self, "energy", as_energy(self.energy))
 
     def __getitem__(self, rows: Any) -> Flow:
@@ -87,8 +89,15 @@ class Scheme(Protocol):
 class Stop(Protocol):
     """A test of rows that are finished, made every `every` steps on what is known at the current points."""
 
-    every: int
-    status: Status
+    @property
+    def every(self) -> int:
+        """How many steps lie between two tests."""
+        ...
+
+    @property
+    def status(self) -> Status:
+        """What a row is said to have ended with."""
+        ...
 
     def __call__(self, before: Tensor, now: Point, /) -> Tensor:
         """Which rows are finished, (rows,) bool; `before` are the energies that the last test saw (inf at the first)."""
@@ -111,7 +120,9 @@ class Hit:
 
     def __call__(self, before: Tensor, now: Point) -> Tensor:
         if now.hit is None:
-            raise InputError("stop=Hit() needs an energy with a goal, such as Loss; this one reports none. Use stop=None")
+            raise InputError(
+                "stop=Hit() needs an energy with a goal, such as Loss; this one reports none. Use stop=None"
+            )
         return now.hit
 
 
@@ -181,6 +192,7 @@ def solve(
     state, seen = scheme.init(at, x), None
     before = torch.full(x.shape[:1], torch.inf, dtype=x.dtype, device=x.device)
     for k in range(steps if len(x0) else 0):
+        seen = None  # its gradient makes room for the next one
         new, state, seen = scheme.step(at, x, tau, state, key=key, k=k)
         ledger.keep(k, x, seen.value)
         if stop is not None and (k + 1) % stop.every == 0 and k + 1 < steps:
@@ -212,7 +224,9 @@ def _check_every(stop: Stop, every: int) -> None:
 def _check(x0: Tensor, tau: float | Tensor, steps: int) -> float | Tensor:
     if not isinstance(x0, Tensor) or x0.ndim < 1 or not x0.is_floating_point():
         kind = f"{x0.dtype} of shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
-        raise ShapeError(f"x0 is a floating-point tensor (rows, *event), not {kind}; convert it, such as x.float() / 255")
+        raise ShapeError(
+            f"x0 is a floating-point tensor (rows, *event), not {kind}; convert it, such as x.float() / 255"
+        )
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise InputError(f"steps = {steps!r}: the number of steps is an integer >= 1")
     sizes = radii(tau, len(x0), x0.device, "tau")
@@ -233,7 +247,7 @@ def _ended(seen: Point, now: Point, stop: Stop, before: Tensor) -> Tensor:
     code = torch.where(ended, int(stop.status), -1)
     if now.hit is not None:
         code = torch.where(ended & now.hit, int(Status.HIT), code)
-    return _faults(code, seen, now)
+    return _faults(code, None if seen.grad is None else Linf()(seen.grad), now)
 
 
 def _final(seen: Point | None, now: Point | None) -> Tensor | None:
@@ -241,17 +255,17 @@ def _final(seen: Point | None, now: Point | None) -> Tensor | None:
     if seen is None:
         return None
     code = torch.full(seen.value.shape, int(Status.HORIZON), device=seen.value.device)
-    if seen.grad is not None:
-        code = torch.where(Linf()(seen.grad) == 0, int(Status.STUCK), code)
+    size = None if seen.grad is None else Linf()(seen.grad)
+    if size is not None:
+        code = torch.where(size == 0, int(Status.STUCK), code)
     if now is not None and now.hit is not None:
         code = torch.where(now.hit, int(Status.HIT), code)
-    return _faults(code, seen, now)
+    return _faults(code, size, seen if now is None else now)
 
 
-def _faults(code: Tensor, seen: Point, now: Point | None) -> Tensor:
-    """The code, replaced where energy or gradient are not finite and no goal was reached before."""
-    hit = now.hit if now is not None and now.hit is not None else torch.zeros_like(code, dtype=torch.bool)
-    if seen.grad is not None:
-        code = torch.where(torch.isfinite(Linf()(seen.grad)) | hit, code, int(Status.BAD_GRADIENT))
-    value = seen.value if now is None else now.value
-    return torch.where(torch.isfinite(value) | hit, code, int(Status.NONFINITE))
+def _faults(code: Tensor, size: Tensor | None, now: Point) -> Tensor:
+    """The code, replaced where energy or gradient (of this size) are not finite and no goal was reached before."""
+    hit = torch.zeros_like(code, dtype=torch.bool) if now.hit is None else now.hit
+    if size is not None:
+        code = torch.where(torch.isfinite(size) | hit, code, int(Status.BAD_GRADIENT))
+    return torch.where(torch.isfinite(now.value) | hit, code, int(Status.NONFINITE))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .counting import Counted
 from .domains import Domain
-from .energies import Counted, Point
+from .energies import Point
 from .rows import all_of, column
 from .solutions import SaveAt, Solution, Status
 
@@ -32,17 +33,24 @@ class Ledger:
         self.path: list[Tensor] = []
         self.energies: list[Tensor] = []
         self.saved: list[int] = []
+        self.now: tuple[Tensor, Tensor] | None = None  # the step being kept or passed over
+        self.last: list[Tensor] = []  # where the finished rows were when they ended, and their energies there
 
     def keep(self, k: int, x: Tensor, value: Tensor | None, *, last: bool = False) -> None:
         """Keep step k of the way, if it was asked for; the last step always is."""
-        if not self.save.any or (k % self.save.every != 0 and not last):
+        if not self.save.any:
             return
         if value is None:
             value = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
+        self.now = x, value
+        if k % self.save.every == 0 or last:
+            self._save(k, self._spread(self.now))
+
+    def _save(self, k: int, whole: list[Tensor]) -> None:
         self.saved.append(k)
-        self.energies.append(self._spread(value, self.energies))
+        self.energies.append(whole[1])
         if self.save.path:
-            self.path.append(self._spread(x, self.path))
+            self.path.append(whole[0])
 
     def close(self, code: Tensor | None, x: Tensor, now: Point | None, k: int) -> None:
         """Write the rows that end now (code >= 0) with the point x and what is known there."""
@@ -65,6 +73,8 @@ class Ledger:
             if now.hit is not None:
                 none = torch.zeros_like(self.status, dtype=torch.bool)
                 self.hit = (none if self.hit is None else self.hit).index_copy(0, to, now.hit[ends])
+        if self.now is not None:
+            self.last = self._spread(self.now)
         self.status = self.status.index_copy(0, to, code)
         self.steps = self.steps.index_fill(0, to, k)
         at = to.cpu()
@@ -95,7 +105,11 @@ class Ledger:
             value = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
         times = None
         if self.saved:
-            tau = torch.as_tensor(self.tau, device=x.device).double().expand(len(x))
+            if self.last and self.saved[-1] < int(
+                self.steps.max()
+            ):  # all rows ended between two steps to keep
+                self._save(int(self.steps.max()), self.last)
+            tau = torch.as_tensor(self.tau, dtype=torch.float64, device=x.device).expand(len(x))
             k = torch.tensor(self.saved, device=x.device)
             times = torch.minimum(k[:, None], self.steps[None, :]) * tau
         return Solution(
@@ -130,13 +144,13 @@ class Ledger:
     def _all(self, n: int) -> Tensor:
         return torch.arange(n, device=self.start.device) if self.rows is None else self.rows
 
-    def _spread(self, part: Tensor, kept: list[Tensor]) -> Tensor:
-        """A full-size snapshot: open rows from `part`, finished ones as they were kept last."""
-        if self.rows is None and not bool((self.status >= 0).any()):
-            return part
-        rows = self._all(len(part))
-        is_open = (self.status[rows] < 0).nonzero().flatten()
-        return kept[-1].index_copy(0, rows[is_open], part[is_open])
+    def _spread(self, now: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """A full-size snapshot of points and energies: open rows as they are now, finished ones as they were last."""
+        if not self.last:
+            return list(now)
+        rows = self._all(len(now[0]))
+        at = (self.status[rows] < 0).nonzero().flatten()
+        return [whole.index_copy(0, rows[at], part[at]) for whole, part in zip(self.last, now)]
 
 
 def ladder(count: int) -> int:

@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from .errors import InputError
 
+_NO_LABEL = -(2**62)  # torch's own default, -100, would silently give such a row the loss 0
+
 
 def cross_entropy(z: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """log sum_j exp z_j - z_y; targeted: minus the cross-entropy of the target.
@@ -20,8 +22,8 @@ def cross_entropy(z: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:
     """
     _classes(z, "cross_entropy")
     if target is not None:
-        return -functional.cross_entropy(z, target, reduction="none")
-    return functional.cross_entropy(z, y, reduction="none")
+        return -functional.cross_entropy(z, target, reduction="none", ignore_index=_NO_LABEL)
+    return functional.cross_entropy(z, y, reduction="none", ignore_index=_NO_LABEL)
 
 
 def margin(z: Tensor, y: Tensor, target: Tensor | None = None) -> Tensor:

@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import scipy.special
 import torch
 from torch import Tensor
 
-from .duals import prox_power, root, unbounded
+from .duals import prox_power, root
 from .errors import InputError
 from .rows import Key, column, dims, flat, total, working
+from .sampling import gamma, power_ball
 
 
 @runtime_checkable
@@ -88,23 +88,32 @@ class L2:
         return self
 
     def __call__(self, v: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(v, dim=dims(v)) if v.ndim > 1 else v.abs()
+        return self._size(v).to(v.dtype)
 
     def lmo(self, g: Tensor) -> Tensor:
         if g.dtype == torch.float64:  # squares of tiny numbers vanish: divide by the largest first
             g = g / _positive(column(Linf()(g), g))
             return -g / _positive(column(self(g), g))
-        size = torch.linalg.vector_norm(g, dim=dims(g), dtype=torch.float64) if g.ndim > 1 else g.abs().double()
-        top = torch.finfo(g.dtype).max
-        factor = size.reciprocal().nan_to_num(nan=math.nan, posinf=0.0).clamp(max=top).neg()
-        return g * column(factor.to(g.dtype), g)
+        factor = self._size(g).reciprocal().nan_to_num(nan=math.nan, posinf=0.0).neg()
+        first = factor.clamp(
+            min=-torch.finfo(g.dtype).max / 4
+        )  # 1 / |g| may be too large for the type, but not its root
+        second = (factor / first).nan_to_num(1.0)
+        return (g * column(first.to(g.dtype), g)).mul_(column(second.to(g.dtype), g))
 
     def project(self, v: Tensor, radius: Tensor | float) -> Tensor:
-        shrink = radius / _positive(self(v))
-        return v * column(torch.clamp(shrink, max=1.0), v)
+        size = self._size(v)
+        shrink = torch.where(size > radius, radius / size, 1.0)
+        return v * column(shrink.to(v.dtype), v)
+
+    def _size(self, v: Tensor) -> Tensor:
+        """In float64: the squares of float32 would over- and underflow."""
+        return (
+            torch.linalg.vector_norm(v, dim=dims(v), dtype=torch.float64) if v.ndim > 1 else v.abs().double()
+        )
 
     def sample(self, key: Key, like: Tensor) -> Tensor:
-        return _power_sample(key, like, 2.0)
+        return power_ball(key, like, 2.0)
 
 
 @dataclass(frozen=True)
@@ -133,16 +142,18 @@ class L1:
         f = flat(v).to(working(v.dtype))
         size = f.abs()
         r = torch.as_tensor(radius, dtype=f.dtype, device=f.device).reshape(-1, 1)
-        top = size.sort(1, descending=True).values
+        if not f.shape[1]:
+            return v
+        # Counted down from the largest entry: if the k largest stay, that is (r + how far they are behind) / k.
+        top = size.amax(1, keepdim=True)
+        behind = top - size
         count = torch.arange(1, f.shape[1] + 1, device=f.device, dtype=f.dtype)
-        threshold = (top.cumsum(1) - r) / count
-        last = (top > threshold).sum(1, keepdim=True).clamp_min(1) - 1
-        threshold = threshold.gather(1, last).clamp_min(0)
-        shrunk = (size - threshold).clamp_min(0) * f.sign()
-        return torch.where(size.sum(1, keepdim=True) <= r, f, shrunk).to(v.dtype).reshape(v.shape)
+        t = ((behind.sort(1).values.cumsum(1) + r) / count).amin(1, keepdim=True)
+        shrunk = f.sign() * (t - behind).clamp_min_(0)
+        return torch.where(t >= top, f, shrunk).to(v.dtype).reshape(v.shape)
 
     def sample(self, key: Key, like: Tensor) -> Tensor:
-        return _power_sample(key, like, 1.0)
+        return power_ball(key, like, 1.0)
 
 
 @dataclass(frozen=True)
@@ -171,7 +182,10 @@ class Lp:
         return Lp(self.q / (self.q - 1))
 
     def __call__(self, v: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(v, ord=self.q, dim=dims(v)) if v.ndim > 1 else v.abs()
+        if v.ndim == 1:
+            return v.abs()
+        top = _positive(Linf()(v))
+        return top * torch.linalg.vector_norm(v / column(top, v), ord=self.q, dim=dims(v))
 
     def lmo(self, g: Tensor) -> Tensor:
         a = g.abs()
@@ -181,26 +195,27 @@ class Lp:
         return -g.sign() * d / _positive(column(size, g))
 
     def project(self, v: Tensor, radius: Tensor | float) -> Tensor:
-        f = flat(v).to(working(v.dtype))
+        f = flat(v).double()  # of the search
         w = f.abs()
         r = torch.as_tensor(radius, dtype=f.dtype, device=f.device).expand(len(f))
-        # In units of the radius and of the largest entry, so that no power over- or underflows.
+        # In units of the largest entry, so that no power over- or underflows; searched over its new value m.
         unit = _positive(w.amax(1)) if w.shape[1] else torch.ones_like(r)
         w, s = w / unit[:, None], r / unit
-        size = _positive(self(w))
-        start = torch.maximum(w * (s / size)[:, None], torch.zeros_like(w))
+        inside = (self(w) <= s)[:, None]
+        goal = s.clamp_min(1e-30)  # a ball that is smaller than that, next to v, has the shape of this one
+        most = goal.clamp_max(1.0)
 
         def at(t: Tensor) -> Tensor:
-            return prox_power(w, unbounded(t, torch.ones_like(t))[:, None], self.q)
+            m = t * most
+            return prox_power(w, ((1 - m) / m ** (self.q - 1))[:, None], self.q)
 
-        # |u(t)| falls in t, so s - |u(t)| rises.
-        _, t = root(lambda t: s - self(at(t)), s)
-        u = torch.where((s > 0)[:, None], at(t), start)
-        out = torch.where((size <= s)[:, None], w, u) * unit[:, None] * f.sign()
+        t, _ = root(lambda t: self(at(t)) - goal, s)
+        u = at(t) * (s / goal)[:, None]
+        out = torch.where(inside, f, u * unit[:, None] * f.sign())
         return out.to(v.dtype).reshape(v.shape)
 
     def sample(self, key: Key, like: Tensor) -> Tensor:
-        return _power_sample(key, like, float(self.q))
+        return power_ball(key, like, float(self.q))
 
 
 @dataclass(frozen=True)
@@ -225,7 +240,9 @@ class Group:
         if isinstance(self.across, int | float):
             object.__setattr__(self, "across", norm_of(self.across))
         if not isinstance(self.dim, int) or self.dim < 1:
-            raise InputError(f"Group(dim={self.dim!r}): groups run along an event dimension, so dim must be >= 1")
+            raise InputError(
+                f"Group(dim={self.dim!r}): groups run along an event dimension, so dim must be >= 1"
+            )
 
     @property
     def dual(self) -> Group:
@@ -236,7 +253,7 @@ class Group:
         return self.across  # type: ignore[return-value]  # __post_init__ made it a Norm
 
     def _sizes(self, v: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(v, dim=self.dim, keepdim=True)
+        return torch.linalg.vector_norm(v, dim=self.dim, keepdim=True, dtype=torch.float64).to(v.dtype)
 
     def __call__(self, v: Tensor) -> Tensor:
         return self._across(self._sizes(v))
@@ -255,12 +272,14 @@ class Group:
         z = z / self._sizes(z)
         m, q = like.shape[self.dim], getattr(self._across, "power", None)
         if q is None:
-            raise InputError(f"cannot sample from the ball of {self!r}: the norm across groups is not an l_q norm")
+            raise InputError(
+                f"cannot sample from the ball of {self!r}: the norm across groups is not an l_q norm"
+            )
         u = key.fold(1).uniform(tuple(z.sum(self.dim, keepdim=True).shape[1:]), torch.float64, like.device)
         if q == math.inf:
             size = u ** (1 / m)
         else:  # group sizes have density ~ r^(m-1) exp(-r^q) before scaling
-            size = _gamma(u, m / q) ** (1 / q)
+            size = gamma(u, m / q) ** (1 / q)
             extra = -key.fold(2).uniform((1,), torch.float64, like.device)[:, 0].log()
             size = size / column((total(size**q) + extra) ** (1 / q), size)
         return (z * size).to(like.dtype)
@@ -278,7 +297,11 @@ def norm_of(q: float | str) -> Norm:
     try:
         value = float(str(q).lower().removeprefix("l").removeprefix("_"))
     except ValueError:
-        raise InputError(f"norm {q!r} is not known: give linf, l2, l1, or l and an exponent such as l1.5") from None
+        raise InputError(
+            f"norm {q!r} is not known: give linf, l2, l1, or l and an exponent such as l1.5"
+        ) from None
+    if not value >= 1:
+        raise InputError(f"norm {q!r} is not a norm: the exponent is in [1, inf]")
     named = {1.0: L1(), 2.0: L2(), math.inf: Linf()}
     return named[value] if value in named else Lp(value)
 
@@ -297,21 +320,3 @@ def _positive(s: Tensor | float) -> Tensor:
     """A divisor: s, or 1 where s is 0, so that 0 / 0 gives 0."""
     s = torch.as_tensor(s)
     return torch.where(s == 0, torch.ones_like(s), s)
-
-
-def _gamma(u: Tensor, shape: float) -> Tensor:
-    """Gamma(shape, 1) variates from uniforms, by the inverse distribution function."""
-    return torch.as_tensor(scipy.special.gammaincinv(shape, u.cpu().numpy()), device=u.device)
-
-
-def _power_sample(key: Key, like: Tensor, q: float) -> Tensor:
-    """Uniform in the unit l_q ball (Barthe, Guedon, Mendelson, Naor, Ann. Probab. 2005, theorem 1)."""
-    event = tuple(like.shape[1:])
-    if q == 2:
-        v = key.normal(event, torch.float64, like.device) / math.sqrt(2)
-    else:
-        v = _gamma(key.uniform(event, torch.float64, like.device), 1 / q) ** (1 / q)
-        v = v * (key.fold(1).uniform(event, torch.float64, like.device) - 0.5).sign()
-    extra = -key.fold(2).uniform((1,), torch.float64, like.device)[:, 0].log()
-    size = (total(v.abs() ** q) + extra) ** (1 / q)
-    return (v / column(size, v)).to(like.dtype)

@@ -21,7 +21,7 @@ __all__ = ["COLUMNS", "STATUSES", "Example", "Flag", "Rate", "Records", "wilson"
 
 _TEXT = ("adversary", "family", "norm", "status", "reason")
 _INTEGER = ("index", "label", "clean_pred", "adv_pred", "forwards", "backwards")
-_REAL = ("eps", "distance", "energy", "survived")
+_REAL = ("eps", "distance", "energy", "survived", "clean_survived")
 _REQUIRED = ("adversary", "index", "label", "clean_pred", "clean_correct", "status")
 # A spreadsheet reads a cell that starts with one of these as a formula; a leading quote makes it text.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "＝", "＋", "－", "＠")
@@ -40,7 +40,7 @@ class Records:
         label: (n,) the true label.
         clean_pred: (n,) the prediction before the attack.
         adv_pred: (n,) the prediction after it.
-        clean_correct: (n,) whether the sample was right before the attack.
+        clean_correct: (n,) whether the sample was right before the attack (for random models: in some draw).
         status: (n,) "robust", "broken" (also: misclassified clean, at distance 0) or "error".
         reason: (n,) why it is an error, or how the attack stopped.
         distance: (n,) from clean to adversarial in the budget's norm; NaN where robust or error.
@@ -48,6 +48,7 @@ class Records:
         forwards: (n,) forward passes spent on the sample.
         backwards: (n,) backward passes spent on the sample.
         survived: (n,) share of fresh judgments the sample survives, in [0, 1]; 1 or 0 if nothing is random.
+        clean_survived: (n,) the same before the attack; positive where `clean_correct`.
 
     Raises:
         InputError: a column of the wrong type, a value out of range, or one (adversary, eps, index) twice.
@@ -75,6 +76,7 @@ class Records:
     forwards: np.ndarray
     backwards: np.ndarray
     survived: np.ndarray
+    clean_survived: np.ndarray
 
     def __post_init__(self):
         for name in COLUMNS:
@@ -104,7 +106,14 @@ class Records:
         refuse("index", self.index < 0, "an index counts from 0")
         refuse("forwards", self.forwards < 0, "a count is >= 0")
         refuse("backwards", self.backwards < 0, "a count is >= 0")
-        refuse("survived", ~((self.survived >= 0) & (self.survived <= 1)), "a share lies in [0, 1]")
+        for name in ("survived", "clean_survived"):
+            share = getattr(self, name)
+            refuse(name, ~((share >= 0) & (share <= 1)), "a share lies in [0, 1]")
+        refuse(
+            "clean_survived",
+            (self.clean_survived > 0) != self.clean_correct,
+            "it is positive exactly where the sample was right before the attack",
+        )
         refuse(
             "status", robust & ~self.clean_correct, "a sample that was wrong before the attack is not robust"
         )
@@ -155,6 +164,7 @@ class Records:
                 "forwards": 0,
                 "backwards": 0,
                 "survived": 1.0 if row["status"] == "robust" else 0.0,
+                "clean_survived": float(bool(row["clean_correct"])),
             }
             for name, column in columns.items():
                 value = row.get(name, natural.get(name))

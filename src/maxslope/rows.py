@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -22,6 +22,10 @@ def flat(x: Tensor) -> Tensor:
     return x.unsqueeze(1) if x.ndim == 1 else x.flatten(1)
 
 
+@overload
+def column(s: Tensor, x: Tensor) -> Tensor: ...
+@overload
+def column(s: Tensor | float, x: Tensor) -> Tensor | float: ...
 def column(s: Tensor | float, x: Tensor) -> Tensor | float:
     """A per-row scalar (rows,) shaped to broadcast against x (rows, *event); plain numbers pass through."""
     if not isinstance(s, Tensor) or s.ndim == 0:
@@ -120,7 +124,9 @@ class Key:
             raise InputError(f"seed must be an integer, not {self.seed!r}")
 
     def __getitem__(self, rows: Any) -> Key:
-        return replace(self, index=self.index[rows.to(self.index.device) if isinstance(rows, Tensor) else rows])
+        return replace(
+            self, index=self.index[rows.to(self.index.device) if isinstance(rows, Tensor) else rows]
+        )
 
     def fold(self, draw: int) -> Key:
         """The key of another draw: a different, independent stream for every sample."""
@@ -137,14 +143,20 @@ class Key:
         return torch.stack(bits, -1).flatten(1)[:, :n]
 
     def uniform(
-        self, event: tuple[int, ...], dtype: torch.dtype = torch.float64, device: torch.device | str | None = None
+        self,
+        event: tuple[int, ...],
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
     ) -> Tensor:
         """(rows, *event), uniform on the open interval (0, 1) before rounding to `dtype`."""
         bits = self.words(math.prod(event), device)
         return ((bits.double() + 0.5) / 2.0**32).to(dtype).reshape(len(self.index), *event)
 
     def normal(
-        self, event: tuple[int, ...], dtype: torch.dtype = torch.float64, device: torch.device | str | None = None
+        self,
+        event: tuple[int, ...],
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
     ) -> Tensor:
         """(rows, *event), standard normal (Box and Muller 1958)."""
         n = math.prod(event)

@@ -42,13 +42,28 @@ def scores_of(output: Any) -> Tensor:
             f"the model returned scores of shape {tuple(z.shape)}; (rows, classes) or (rows,) is needed: reduce the other "
             f"dimensions in a wrapper around the model"
         )
+    if z.is_complex():
+        raise InputError(
+            f"the model returned complex scores ({z.dtype}): real ones are needed, such as z.abs()"
+        )
+    if z.is_quantized:
+        z = z.dequantize()
     if z.ndim == 2 and z.shape[1] == 1:
         z = z[:, 0]
-    return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+    if z.ndim == 1 and not z.is_floating_point():
+        raise InputError(
+            f"the model returned {z.dtype} of shape {tuple(z.shape)}, one whole number a row: these look like predicted labels, "
+            f"not scores. Return the scores before argmax, or give adapter=lambda z: torch.nn.functional.one_hot(z, classes)"
+        )
+    return z if z.dtype in (torch.float32, torch.float64) else z.float()
 
 
 def predict(z: Tensor) -> Tensor:
-    """The predicted label of each row of scores: the first largest, or score > 1/2 where there is one score a row."""
+    """The predicted label of each row of scores: the first largest, or score > 1/2 where there is one score a row.
+
+    >>> predict(torch.tensor([[0.1, 0.9], [2.0, -1.0]])), predict(torch.tensor([0.2, 0.7]))
+    (tensor([1, 0]), tensor([0, 1]))
+    """
     return z.argmax(1) if z.ndim == 2 else (z > 0.5).long()
 
 
@@ -80,45 +95,85 @@ def _describe(output: Any) -> str:
 def guard(model: Model, *, seed: int | None = None, mode: str = "eval") -> Iterator[None]:
     """Run a model under attack; afterwards it, and the caller's world, are exactly as before.
 
-    Restored: the mode of every submodule, every buffer (BatchNorm statistics), and the global random number generators of
-    torch (of the CPU and of the model's GPUs), numpy and Python. Inside, gradients are on and inference mode is off,
-    whatever the caller's setting. Parameters, their `.grad` and `requires_grad`, and hooks are never touched.
+    Restored: the mode of every submodule, every buffer (BatchNorm statistics), the `.grad` and `requires_grad` of every
+    parameter, and the global random number generators of torch (of the CPU and of the model's GPUs), numpy and Python.
+    Inside, gradients are on and inference mode is off, whatever the caller's setting. Nothing here writes to parameters or
+    hooks.
 
     Args:
         seed: seeds the generators inside, so that a random model replays; None leaves them running on.
         mode: "eval" puts every submodule into eval mode for the time; "keep" leaves the modes alone.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    >>> with guard(model, seed=0):
+    ...     model.training, torch.is_grad_enabled()
+    (False, True)
+    >>> model.training
+    True
     """
     if mode not in ("eval", "keep"):
         raise InputError(f"mode = {mode!r} is not known: give 'eval' or 'keep'")
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [m.training for m in modules]
-    buffers = list(model.buffers()) if isinstance(model, nn.Module) else []
     with torch.inference_mode(False), torch.enable_grad():
-        saved = [b.detach().clone() for b in buffers]
-        versions = [b._version if not b.is_inference() else -1 for b in buffers]
-        devices = sorted({b.device.index or 0 for b in _tensors(model) if b.is_cuda})
-        numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+        restore = _remember(model)
+        devices = sorted({t.device.index or 0 for t in _tensors(model) if t.is_cuda})
+        numpy_state, python_state = np.random.get_state(), random.getstate()
         with torch.random.fork_rng(devices=devices):
             try:
-                if mode == "eval":
-                    for m in modules:
+                if mode == "eval" and isinstance(model, nn.Module):
+                    for m in model.modules():
                         m.training = False
                 if seed is not None:
                     torch.default_generator.manual_seed(seed)
                     for d in devices:
                         torch.cuda.default_generators[d].manual_seed(seed)
-                    np.random.seed(seed % 2**32)  # noqa: NPY002  # restored below
+                    np.random.seed(seed % 2**32)  # restored below
                     random.seed(seed)
                 yield
             finally:
-                for m, training in zip(modules, modes):
-                    m.training = training
-                with torch.no_grad():
-                    for b, old, version in zip(buffers, saved, versions):
-                        if version < 0 or b._version != version:
-                            b.copy_(old)
-                np.random.set_state(numpy_state)  # noqa: NPY002
+                restore()
+                np.random.set_state(numpy_state)
                 random.setstate(python_state)
+
+
+def _remember(model: Model) -> Callable[[], None]:
+    """What puts a model back as it is now; until then its parameters have no `.grad` that a foreign attack could add to."""
+    if not isinstance(model, nn.Module):
+        return lambda: None
+    modules = [(m, m.training, dict(m._buffers)) for m in model.modules()]
+    buffers = [(b, b.detach().clone()) for b in model.buffers() if not b.is_meta]
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    for p, _, grad in parameters:
+        if grad is not None:
+            p.grad = None
+
+    def restore() -> None:
+        for m, training, own in modules:
+            m.training = training
+            m._buffers.clear()  # a forward may have put other tensors in their place
+            m._buffers.update(own)
+        for (b, old), changed in zip(buffers, _differ(buffers)):
+            if changed:
+                with torch.inference_mode(b.is_inference()), torch.no_grad():
+                    b.copy_(old)
+        for p, requires_grad, grad in parameters:
+            if p.requires_grad != requires_grad:
+                p.requires_grad_(requires_grad)
+            if p.grad is not grad:
+                p.grad = grad
+
+    return restore
+
+
+def _differ(pairs: list[tuple[Tensor, Tensor]]) -> list[bool]:
+    """Which tensors are no longer what they were; one wait for the device.
+
+    Version counters do not tell: batch normalization writes its statistics behind their back. What did not change is not
+    written to, as a graph of the caller may depend on it.
+    """
+    if not pairs:
+        return []
+    where = pairs[0][0].device
+    return torch.stack([(a != b).any().to(where, non_blocking=True) for a, b in pairs]).tolist()
 
 
 def device_of(model: Model, default: torch.device) -> torch.device:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..budgets import Eps, radii, rational
+from ..budgets import Eps, check_reach, radii, rational
 from ..domains import Ball, Box, Domain
 from ..energies import Expectation, Loss
 from ..errors import InputError, ShapeError
@@ -50,7 +50,7 @@ class Attack:
         stop: when to drop rows, such as `Hit()`; None takes all steps.
         judge: evaluate the last point too (needed for `Solution.hit` without best-iterate tracking).
         draws: average value and gradient over this many runs of a random model.
-        mask: boolean, broadcasts against x; only coordinates where it is true may move.
+        mask: boolean, (1, *event) or (rows, *event); only coordinates where it is true may move.
         levels: 256 to deliver pixels k/255 inside the ball.
         save: what to keep of the way.
         seed: of the random numbers, where no key is given.
@@ -93,8 +93,12 @@ class Attack:
 
     def __post_init__(self) -> None:
         for label, value in (("norm", self.norm), ("motion", self.motion)):
-            if value is not None and not (callable(value) and hasattr(value, "lmo") and hasattr(value, "dual")):
-                raise InputError(f"{label} = {value!r} is not a norm: give one such as ms.L2(), or ms.norm_of('l2')")
+            if value is not None and not (
+                callable(value) and hasattr(value, "lmo") and hasattr(value, "dual")
+            ):
+                raise InputError(
+                    f"{label} = {value!r} is not a norm: give one such as ms.L2(), or ms.norm_of('l2')"
+                )
         for label, value in (("eps", self.eps), ("tau", self.tau)):
             if value is not None and not isinstance(value, Tensor):
                 rational(value, label)
@@ -115,13 +119,17 @@ class Attack:
             y: (rows,) labels, or real targets where the loss takes them.
         """
         x, y = check_batch(x, y)
+        if self.bounds is not None:
+            check_reach(self.eps, self.norm, self.bounds, tuple(x.shape[1:]))
         key = key or Key.of(self.seed, len(x))
         draw = int(key.index[0]) if len(x) else 0
         with guard(model, seed=hash((key.seed, key.stream, draw)) % 2**63, mode=self.mode):
             # Tensors made in inference mode cannot take part in autograd; their copies can.
             x, y = x.detach().clone(), y.detach().clone()
             domain = self.domain(x)
-            energy: Any = Loss(model, y, self.loss, None if target is None else target.to(y).clone(), self.adapter)
+            energy: Any = Loss(
+                model, y, self.loss, None if target is None else target.to(y).clone(), self.adapter
+            )
             if self.draws != 1:
                 energy = Expectation(energy, self.draws)
             start = domain.sample(key.fold(0), x) if self.random_start else x
@@ -170,10 +178,14 @@ def check_batch(x: Any, y: Any) -> tuple[Tensor, Tensor]:
         ShapeError: not tensors, x not floating point, or not one label per row.
     """
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        raise ShapeError(f"x and y are tensors, not {type(x).__name__} and {type(y).__name__}; use torch.as_tensor")
+        raise ShapeError(
+            f"x and y are tensors, not {type(x).__name__} and {type(y).__name__}; use torch.as_tensor"
+        )
     if not x.is_floating_point() or x.ndim < 1:
         hint = "; for 8-bit pixels use x.float() / 255" if x.dtype == torch.uint8 else ""
-        raise ShapeError(f"x is floating point with shape (rows, *event), not {x.dtype} of shape {tuple(x.shape)}{hint}")
+        raise ShapeError(
+            f"x is floating point with shape (rows, *event), not {x.dtype} of shape {tuple(x.shape)}{hint}"
+        )
     if y.ndim != 1 or len(y) != len(x):
         raise ShapeError(
             f"y has shape {tuple(y.shape)} and x {tuple(x.shape)}: one label per row is needed, of shape ({len(x)},)"

@@ -131,7 +131,7 @@ def _run(
 ) -> Solution:
     (first, key), *others = runs
     out = first(model, x, y, key=key, **given)
-    for adversary, key in others:
+    for adversary, key in others if len(x) else ():
         if out.hit is None:
             raise InputError(
                 f"{adversary!r} does not judge its points, so it cannot be told which samples are still robust; judge=True"

@@ -51,7 +51,9 @@ class Foreign:
             out = self.attack(model, x.detach().clone(), y.detach().clone())
             if not isinstance(out, Tensor) or out.shape != x.shape:
                 got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ShapeError(f"{self.name} returned {got} for x {tuple(x.shape)}; a tensor of the same shape is needed")
+                raise ShapeError(
+                    f"{self.name} returned {got} for x {tuple(x.shape)}; a tensor of the same shape is needed"
+                )
             out = out.detach().to(x.device, x.dtype)
             seen = Loss(model, y.clone(), margin, adapter=self.adapter).evaluate(out.clone(), grad=False)
         status = torch.where(torch.as_tensor(seen.hit), int(Status.HIT), int(Status.HORIZON)).to(torch.int8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..budgets import Eps, rational
 from ..errors import InputError
-from ..flows import Hit
+from ..flows import Hit, Scheme
 from ..intake import nearest
 from ..losses import margin
 from ..norms import L1, L2, Linf, Norm
@@ -30,11 +31,17 @@ def fgsm(eps: Eps, *, norm: Norm | None = None, **options: Any) -> Attack:
     >>> fgsm(0.1, bounds=(0, 1))(model, x, y).backwards.tolist()
     [1, 1]
     """
-    return _made("fgsm", eps=eps, norm=norm or Linf(), steps=1, options=options)
+    defaults = {"scheme": _step(norm, options)}
+    return _made("fgsm", eps=eps, norm=norm or Linf(), steps=1, options=defaults | options)
 
 
-def ifgsm(eps: Eps, tau: Eps | None = None, steps: int = 10, *, norm: Norm | None = None, **options: Any) -> Attack:
+def ifgsm(
+    eps: Eps, tau: Eps | None = None, steps: int = 10, *, norm: Norm | None = None, **options: Any
+) -> Attack:
     """x_{k+1} = P(x_k + tau v_k) from x_0 = x: the explicit Euler scheme of the infinity-flow, its last point returned.
+
+    The steepest direction in l_1 is a single coordinate, and stepping along it ends where that coordinate meets a bound;
+    for l_1 motion the semi-implicit step is the default, which spends tau on the best coordinates that have room.
 
     Args:
         eps, tau, steps: see `Attack`; tau defaults to eps / steps, so that the horizon is eps.
@@ -46,15 +53,17 @@ def ifgsm(eps: Eps, tau: Eps | None = None, steps: int = 10, *, norm: Norm | Non
     >>> ifgsm("8/255", tau="2/255", steps=10, bounds=(0, 1))(model, x, y).steps.tolist()
     [10, 10]
     """
-    return _made("ifgsm", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=options)
+    defaults = {"scheme": _step(norm, options)}
+    return _made("ifgsm", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
-def pgd(eps: Eps, tau: Eps | None = None, steps: int = 40, *, norm: Norm | None = None, **options: Any) -> Attack:
+def pgd(
+    eps: Eps, tau: Eps | None = None, steps: int = 40, *, norm: Norm | None = None, **options: Any
+) -> Attack:
     """Projected gradient ascent from a random point of the budget, the best iterate kept, rows dropped once misclassified.
 
     The direction is the steepest one in the norm of motion, the projection the exact one onto budget and bounds together.
-    The steepest direction in l_1 is a single coordinate, and stepping along it is weak; there the semi-implicit step is
-    the default, which spends the whole step on the best coordinates that have room (see `SemiImplicit`).
+    In l_1 the semi-implicit step is the default, as for `ifgsm`.
 
     Args:
         eps, steps, norm: see `Attack`.
@@ -74,13 +83,18 @@ def pgd(eps: Eps, tau: Eps | None = None, steps: int = 40, *, norm: Norm | None 
     if tau is None:
         tau = (eps if isinstance(eps, Tensor) else rational(eps)) * 2.5 / max(1, steps)
         tau = tau.clamp_min(1e-30) if isinstance(tau, Tensor) else tau or None
-    inner = SemiImplicit() if isinstance(options.get("motion") or norm, L1) else Explicit()
-    defaults = {"random_start": True, "scheme": Best(inner), "stop": Hit()}
+    defaults = {"random_start": True, "scheme": Best(_step(norm, options)), "stop": Hit()}
     return _made("pgd", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
 def mifgsm(
-    eps: Eps, tau: Eps | None = None, steps: int = 10, *, decay: float = 1.0, norm: Norm | None = None, **options: Any
+    eps: Eps,
+    tau: Eps | None = None,
+    steps: int = 10,
+    *,
+    decay: float = 1.0,
+    norm: Norm | None = None,
+    **options: Any,
 ) -> Attack:
     """The explicit scheme along an accumulated, l_1-normalized gradient (see `Momentum`).
 
@@ -93,10 +107,14 @@ def mifgsm(
     return _made("mifgsm", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
-def ngd(eps: Eps, tau: Eps | None = None, steps: int = 10, *, norm: Norm | None = None, **options: Any) -> Attack:
+def ngd(
+    eps: Eps, tau: Eps | None = None, steps: int = 10, *, norm: Norm | None = None, **options: Any
+) -> Attack:
     """Normalized gradient descent of the energy: l_2 motion at unit speed, x_{k+1} = P(x_k - tau DE / |DE|_2).
 
     Args:
+        tau: a length in l_2, whatever the norm of the budget; the default, eps / steps, is short in an l_inf budget, whose
+            corners are eps sqrt(d) away.
         norm: of the budget; l_2 by default.
 
     References: Y. Nesterov, "Minimization methods for nonsmooth convex and quasiconvex functions", 1984; as a
@@ -119,14 +137,24 @@ def random_search(eps: Eps, steps: int = 1000, *, norm: Norm | None = None, **op
     >>> random_search(0.1, steps=20, bounds=(0, 1))(model, x, y).backwards.tolist()
     [0, 0]
     """
-    tau = eps * 2 if isinstance(eps, Tensor) else 2 * rational(eps) or None
+    tau = (eps * 2).clamp_min(1e-30) if isinstance(eps, Tensor) else 2 * rational(eps) or None
     defaults = {"scheme": RandomSearch(), "stop": Hit(), "loss": margin, "random_start": True}
-    return _made("random_search", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
+    return _made(
+        "random_search", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options
+    )
+
+
+def _step(norm: Norm | None, options: dict[str, Any]) -> Scheme:
+    """The scheme of a preset where none is asked for."""
+    unit_speed = options.get("p", math.inf) == math.inf
+    return SemiImplicit() if unit_speed and isinstance(options.get("motion") or norm, L1) else Explicit()
 
 
 def _made(name: str, *, options: dict[str, Any], **fixed: Any) -> Attack:
     known = [f.name for f in fields(Attack) if f.name not in fixed]
     for option in options:
         if option not in known:
-            raise InputError(f"{name}(...) has no option {option!r}{nearest(option, [*known, *fixed])}; see maxslope.Attack")
+            raise InputError(
+                f"{name}(...) has no option {option!r}{nearest(option, [*known, *fixed])}; see maxslope.Attack"
+            )
     return replace(Attack(eps=0.0, name=name), **fixed, **options)

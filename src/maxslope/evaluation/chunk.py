@@ -14,8 +14,8 @@ from torch import Tensor
 from ..attacks import random_search
 from ..attacks.ensembles import narrow
 from ..budgets import rational
-from ..errors import NoGradientError
-from ..norms import name_of
+from ..errors import NoGradientError, ShapeError
+from ..norms import Linf, name_of
 from ..records import Records
 from ..rows import Key
 from ..solutions import REASONS, Solution, Status
@@ -30,24 +30,30 @@ class Setting:
     """What is the same for every chunk."""
 
     model: Model
-    adapter: Callable[[Any], Tensor]
     adversaries: Mapping[str, Any]
     mode: str
     draws: int
     seed: int
     queries: int
 
-    def judge(self, x: Tensor, y: Tensor) -> Verdicts:
-        return judge(self.model, x, y, adapter=self.adapter, draws=self.draws, seed=self.seed, mode=self.mode)
+    def judge(self, x: Tensor, y: Tensor, index: Tensor) -> Verdicts:
+        """The verdicts on points of the samples `index`, under the same draws whatever the points."""
+        seed = (self.seed, int(index[0]))
+        return judge(self.model, x, y, draws=self.draws, seed=seed, mode=self.mode)
 
 
 @dataclass
 class Outcome:
-    """What came of a chunk: records by adversary, samples by the event that they were part of, and points found."""
+    """What came of a chunk: records by adversary, samples by the event that they were part of, and points found.
+
+    `unable` are the adversaries that no gradient reached, `stand_ins` the ones that took their place.
+    """
 
     records: dict[str, Records] = field(default_factory=dict)
     events: dict[str, list[int]] = field(default_factory=dict)
     points: dict[str, Tensor] = field(default_factory=dict)
+    unable: set[str] = field(default_factory=set)
+    stand_ins: dict[str, Any] = field(default_factory=dict)
 
     def note(self, event: str, index: Tensor) -> None:
         if len(index):
@@ -56,7 +62,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a chunk and what the model says of them before any attack."""
+    """The samples of a chunk, their positions in the data set (on the CPU), and what the model says before any attack."""
 
     x: Tensor
     y: Tensor
@@ -65,7 +71,7 @@ class Samples:
 
     @property
     def sound(self) -> Tensor:
-        """Right in some draw, with finite scores: what is attacked."""
+        """Right in some draw, with finite scores: what is attacked, (rows,)."""
         return (self.clean.survived > 0) & self.clean.finite
 
 
@@ -79,127 +85,161 @@ def attack_chunk(
         index: (rows,) int64, their positions in the data set.
     """
     progress("clean samples")
-    samples, out = Samples(x, y, index, setting.judge(x, y)), Outcome()
-    rows = samples.sound.nonzero().flatten()
-    idle: dict[str, tuple[Any, Tensor]] = {}  # budget -> an adversary of it, rows that one of them could not move
+    samples, out = Samples(x, y, index, setting.judge(x, y, index)), Outcome()
+    sound = samples.sound.nonzero().flatten()
+    # stand-in -> an adversary at its budget, and the rows that one of that budget could not move
+    idle: dict[str, tuple[Any, Tensor]] = {}
     for name, adversary in setting.adversaries.items():
         progress(name)
-        key = budget_name(adversary)
         try:
-            solution = _attack(setting, adversary, samples, rows)
+            solution = _attack(setting, name, adversary, samples, sound)
         except NoGradientError:
-            idle[key] = (adversary, samples.sound)
-            continue
-        records, survived = _record(setting, name, adversary, samples, rows, solution, out)
-        out.records[name] = records
-        unmoved = torch.zeros_like(samples.sound)
-        unmoved[rows] = ((solution.status == Status.STUCK) | (solution.status == Status.BAD_GRADIENT)).to(rows.device)
-        out.note("bad-gradient", index[(solution.status == Status.BAD_GRADIENT).cpu().nonzero().flatten()])
-        unmoved &= survived > 0
-        idle[key] = (adversary, idle[key][1] | unmoved if key in idle else unmoved)
-    for adversary, unmoved in idle.values():
-        if bool(unmoved.any()) and getattr(adversary, "eps", None) is not None:
-            _stand_in(setting, adversary, samples, unmoved.nonzero().flatten(), out, progress)
+            out.unable.add(name)
+            unmoved = samples.sound
+        else:
+            records = record(setting, name, adversary, samples, sound, solution, out)
+            faulty = solution.status == Status.BAD_GRADIENT
+            out.note("bad-gradient", samples.index[sound[faulty].cpu()])
+            held = samples.sound & torch.as_tensor(records.survived > 0, device=sound.device)
+            unmoved = held.index_fill(0, sound[~(faulty | (solution.status == Status.STUCK))], False)
+            out.note("stuck", samples.index[(unmoved.index_fill(0, sound[faulty], False)).cpu()])
+        if (key := stand_in_name(name, adversary)) is not None:
+            idle[key] = (adversary, unmoved | idle[key][1] if key in idle else unmoved)
+    for key, (adversary, unmoved) in idle.items():
+        if bool(unmoved.any()):
+            progress(key)
+            rows, search = unmoved.nonzero().flatten(), stand_in(adversary, setting.queries)
+            solution = _attack(setting, key, search, samples, rows)
+            record(setting, key, search, samples, rows, solution, out)
+            out.stand_ins[key] = search
     return out
 
 
-def budget_name(adversary: Any) -> str:
-    """The budget of an adversary in words, such as "linf 0.1"; empty where it has none."""
+def stand_in_name(name: str, adversary: Any) -> str | None:
+    """What the gradient-free stand-in at an adversary's budget is called; None where it has no budget.
+
+    >>> from maxslope.attacks import pgd
+    >>> stand_in_name("pgd", pgd(0.1))
+    'random search (no usable gradient), linf 0.1'
+    """
     eps, norm = getattr(adversary, "eps", None), getattr(adversary, "norm", None)
-    if eps is None or norm is None:
-        return ""
-    return f"{name_of(norm)} {'per row' if isinstance(eps, Tensor) else format(rational(eps), 'g')}"
+    if eps is None:
+        return None
+    if isinstance(eps, Tensor) or getattr(adversary, "mask", None) is not None:
+        return f"{STAND_IN}, budget of {name}"
+    return f"{STAND_IN}, {name_of(norm or Linf())} {rational(eps):.10g}"
 
 
-def stand_in_name(adversary: Any) -> str:
-    """What the gradient-free stand-in at an adversary's budget is called."""
-    return f"{STAND_IN}, {budget_name(adversary)}"
+def stand_in(adversary: Any, queries: int) -> Any:
+    """Random search in the budget of an adversary."""
+    options = {name: getattr(adversary, name, None) for name in ("norm", "bounds", "mask", "levels")}
+    return random_search(adversary.eps, steps=queries, **options)
 
 
-def _attack(setting: Setting, adversary: Any, samples: Samples, rows: Tensor) -> Solution:
+def _attack(setting: Setting, name: str, adversary: Any, samples: Samples, rows: Tensor) -> Solution:
     """The adversary on some rows, with the random numbers of their samples."""
-    key = Key(setting.seed, samples.index[rows.cpu()])
-    part = narrow(narrow(adversary, samples.index), rows) if _per_row(adversary) else adversary
-    return part(setting.model, samples.x[rows], samples.y[rows], key=key)
+    index, x = samples.index[rows.cpu()], samples.x[rows]
+    if not len(rows):  # adversaries from elsewhere need not cope with that
+        none = torch.zeros(0, dtype=torch.int64)
+        return Solution(x, x.new_zeros(0), None, none.to(x.device), none, none, none)
+    part = _own(name, adversary, index)
+    solution = part(setting.model, x, samples.y[rows], key=Key(setting.seed, index))
+    if not isinstance(solution, Solution) or solution.x.shape != x.shape:
+        got = tuple(solution.x.shape) if isinstance(solution, Solution) else type(solution).__name__
+        raise ShapeError(
+            f"adversary {name!r} returned {got} for x {tuple(x.shape)}: a Solution with points of that shape is needed"
+        )
+    return solution
 
 
-def _per_row(adversary: Any) -> bool:
-    return any(isinstance(v, Tensor) and v.ndim and len(v) > 1 for v in (getattr(adversary, "eps", None), getattr(adversary, "mask", None)))
+def _own(name: str, adversary: Any, index: Tensor) -> Any:
+    """The adversary for these samples: what it has per sample (eps, tau, mask) is picked by their index."""
+    try:
+        return narrow(adversary, index)
+    except IndexError as error:
+        raise ShapeError(
+            f"adversary {name!r} has eps, tau or a mask for fewer samples than there are: there is none for sample "
+            f"{int(index.max())}; give one entry per sample of the data set"
+        ) from error
 
 
-def _stand_in(
-    setting: Setting, adversary: Any, samples: Samples, rows: Tensor, out: Outcome, progress: Callable[[str], None]
-) -> None:
-    """Random search at the same budget on rows that a gradient could not move; one record for every sample."""
-    name = stand_in_name(adversary)
-    progress(name)
-    search = random_search(adversary.eps, steps=setting.queries, norm=adversary.norm, bounds=adversary.bounds)
-    solution = _attack(setting, search, samples, rows)
-    out.records[name], _ = _record(setting, name, search, samples, rows, solution, out)
-
-
-def _record(
-    setting: Setting, name: str, adversary: Any, samples: Samples, rows: Tensor, solution: Solution, out: Outcome
-) -> tuple[Records, Tensor]:
-    """The records of one adversary; also the share of judgments that each sample survives, (rows,)."""
-    x, y, index = samples.x, samples.y, samples.index
-    points = x.clone()
-    moved, outside, _ = hold_to_budget(narrow(adversary, index) if _per_row(adversary) else adversary, x, points.index_copy(0, rows, solution.x.to(x)))
-    points = moved
-    verdict = setting.judge(points[rows], y[rows])
-    out.note("outside-budget", index[(outside & samples.sound).cpu()])
-    if solution.hit is not None and setting.draws == 1:
-        out.note("unconfirmed", index[rows[solution.hit & (verdict.survived > 0)].cpu()])
-    lost = ~verdict.finite | (solution.status == Status.NONFINITE)
-    n = len(x)
-    survived = torch.zeros(n, dtype=torch.float64, device=x.device)
-    survived[rows] = verdict.survived.masked_fill(lost, 0.0)
-    error = (~samples.clean.finite).index_fill(0, rows[lost], True)
-    broken = ~error & (survived < 0.5)
-    reason = np.array(["wrong before the attack"] * n, dtype=object)
-    reason[(~samples.clean.finite).cpu().numpy()] = "NaN or infinite scores at the clean sample"
-    words = [REASONS[Status(int(s))] for s in solution.status]
-    reason[rows.cpu().numpy()] = np.array(
-        ["NaN or infinite scores at the point found" if bad and "NaN" not in word else word for bad, word in zip((~verdict.finite).tolist(), words)],
-        dtype=object,
+def record(
+    setting: Setting,
+    name: str,
+    adversary: Any,
+    samples: Samples,
+    rows: Tensor,
+    solution: Solution,
+    out: Outcome,
+) -> Records:
+    """Judge what an adversary found on some rows; one record for every sample of the chunk goes to `out`."""
+    n, clean, index = len(samples.x), samples.clean, samples.index
+    found, outside = hold_to_budget(
+        _own(name, adversary, index[rows.cpu()]), samples.x[rows], solution.x.to(samples.x)
     )
-    norm = getattr(adversary, "norm", None)
-    far = distance(norm, x, points)
-    prediction = samples.clean.prediction.index_copy(0, rows, verdict.prediction.to(samples.clean.prediction))
-    status = np.where(error.cpu(), "error", np.where(broken.cpu(), "broken", "robust")).astype(object)
-
-    def spread(values: Tensor, blank: float) -> np.ndarray:
-        full = torch.full((n,), blank, dtype=values.dtype)
-        return full.index_copy(0, rows.cpu(), values.cpu()).numpy()
-
+    points = samples.x.index_copy(0, rows, found)
+    verdict = setting.judge(points, samples.y, index)
     out.points[name] = points
-    records = Records(
+    out.note("outside-budget", index[rows[outside].cpu()])
+    if solution.hit is not None and setting.draws == 1:
+        out.note("unconfirmed", index[rows[solution.hit & ~outside & (verdict.survived[rows] > 0)].cpu()])
+
+    lost = rows[~verdict.finite[rows] | (solution.status == Status.NONFINITE)]
+    error = (~clean.finite).index_fill(0, lost, True)
+    survived = verdict.survived.masked_fill(error | ~samples.sound, 0.0)
+    broken = ~error & (survived < 0.5)
+    norm = getattr(adversary, "norm", None)
+    out.records[name] = Records(
         adversary=_same(name, n),
         family=_same(getattr(adversary, "name", name), n),
         norm=_same("" if norm is None else name_of(norm), n),
-        eps=_eps(adversary, index),
+        eps=budgets_of(adversary, index.numpy()),
         index=index.numpy(),
-        label=y.cpu().numpy(),
-        clean_pred=samples.clean.prediction.cpu().numpy(),
-        adv_pred=prediction.cpu().numpy(),
-        clean_correct=samples.sound.cpu().numpy(),
-        status=status,
-        reason=reason,
-        distance=torch.where(broken, far, math.nan).cpu().numpy(),
-        energy=spread(solution.energy.double(), math.nan),
-        forwards=spread(solution.forwards, 0),
-        backwards=spread(solution.backwards, 0),
-        survived=torch.where(error, 0.0, survived).cpu().numpy(),
+        label=_numpy(samples.y),
+        clean_pred=_numpy(clean.prediction),
+        adv_pred=_numpy(verdict.prediction),
+        clean_correct=_numpy(samples.sound),
+        status=np.where(_numpy(error), "error", np.where(_numpy(broken), "broken", "robust")),
+        reason=_reasons(samples, verdict, rows, solution),
+        distance=_numpy(distance(norm, samples.x, points).masked_fill(~broken, math.nan)),
+        energy=_spread(solution.energy.double(), rows, n, math.nan),
+        forwards=_spread(solution.forwards, rows, n, 0),
+        backwards=_spread(solution.backwards, rows, n, 0),
+        survived=_numpy(survived),
+        clean_survived=_numpy(clean.survived.masked_fill(~clean.finite, 0.0)),
     )
-    return records, survived
+    return out.records[name]
+
+
+def _reasons(samples: Samples, verdict: Verdicts, rows: Tensor, solution: Solution) -> np.ndarray:
+    """Why each row is what it is, in words."""
+    words = np.where(_numpy(samples.sound), "not needed: it has a usable gradient", "wrong before the attack")
+    words = np.where(
+        _numpy(samples.clean.finite), words, "NaN or infinite scores at the clean sample"
+    ).astype(object)
+    for row, status in zip(rows.tolist(), solution.status.tolist()):
+        words[row] = REASONS[Status(status)]
+        if not verdict.finite[row]:
+            words[row] = "NaN or infinite scores at the point found"
+    return words
+
+
+def budgets_of(adversary: Any, index: np.ndarray) -> np.ndarray:
+    """The eps of each of these samples, (rows,); NaN without a budget."""
+    eps = getattr(adversary, "eps", None)
+    if isinstance(eps, Tensor):
+        values = eps.double().cpu().reshape(-1).numpy()
+        return values[index] if len(values) > 1 else np.full(len(index), values[0])
+    return np.full(len(index), math.nan if eps is None else rational(eps))
+
+
+def _spread(values: Tensor, rows: Tensor, n: int, blank: float) -> np.ndarray:
+    return torch.full((n,), blank, dtype=values.dtype).index_copy(0, rows.cpu(), values.cpu()).numpy()
 
 
 def _same(text: str, n: int) -> np.ndarray:
     return np.array([text] * n, dtype=object)
 
 
-def _eps(adversary: Any, index: Tensor) -> np.ndarray:
-    eps = getattr(adversary, "eps", None)
-    if isinstance(eps, Tensor) and eps.ndim:
-        return eps.double().cpu().numpy()[index.numpy() if len(eps) > 1 else np.zeros(len(index), dtype=int)]
-    return np.full(len(index), math.nan if eps is None else rational(eps))
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.cpu().numpy()

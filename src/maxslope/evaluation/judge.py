@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..errors import ShapeError
 from ..norms import Norm
-from ..victims import Model, guard, predict
+from ..rows import all_of, column
+from ..victims import Model, guard, predict, scores_of
 
 
 class Verdicts(NamedTuple):
@@ -21,36 +22,49 @@ class Verdicts(NamedTuple):
 
 
 def judge(
-    model: Model, x: Tensor, y: Tensor, *, adapter: Callable[[Any], Tensor], draws: int, seed: int, mode: str
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    draws: int,
+    seed: tuple[int, ...],
+    mode: str,
 ) -> Verdicts:
-    """Ask the model about x, `draws` times with fresh seeds; NaN scores are right in no draw, and wrong in none either."""
-    right = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    first, finite = None, torch.ones(len(x), dtype=torch.bool, device=x.device)
-    for draw in range(draws):
-        with guard(model, seed=(seed * 1_000_003 + draw) % 2**63, mode=mode), torch.no_grad():
-            z = adapter(model(x.detach().clone()))
-        prediction = predict(z)
-        first = prediction if first is None else first
-        finite &= torch.isfinite(z).flatten(1).all(1) if z.ndim > 1 else torch.isfinite(z)
-        right += prediction == y
-    return Verdicts(first if first is not None else y, right / draws, finite)
+    """Ask the model about x, `draws` times with fresh seeds; NaN scores are right in no draw, and wrong in none either.
 
-
-def hold_to_budget(adversary: Any, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The points moved inside the adversary's own budget where they are not literally in it; which; by how much over.
-
-    Returns (points, outside (rows,), distance beyond eps (rows,) in float64); adversaries without a budget are left alone.
+    The seeds depend on `seed` alone, so two sets of points of the same samples are judged under the same draws: a random
+    model does not look weaker because more adversaries were tried.
     """
-    outside = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    right = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    first, finite = y, torch.ones(len(x), dtype=torch.bool, device=x.device)
+    for draw in range(draws):
+        with guard(model, seed=hash((*seed, draw)) % 2**63, mode=mode), torch.no_grad():
+            z = scores_of(model(x.detach().clone()))
+        if len(z) != len(x):
+            raise ShapeError(
+                f"the model gave {len(z)} rows of scores for {len(x)} samples; one row per sample is needed (a squeeze() that "
+                f"drops the batch dimension of a single sample? name the dimension: squeeze(1))"
+            )
+        prediction = predict(z)
+        first = prediction if draw == 0 else first
+        finite &= all_of(torch.isfinite(z))
+        right += prediction == y
+    return Verdicts(first, right / draws, finite)
+
+
+def hold_to_budget(adversary: Any, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    """The points, moved inside the adversary's own budget where they are not literally in it; and which were not, (rows,).
+
+    Adversaries without a budget are left alone.
+    """
     if getattr(adversary, "eps", None) is None or not hasattr(adversary, "domain"):
-        return x_adv, outside, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        return x_adv, torch.zeros(len(x), dtype=torch.bool, device=x.device)
     domain = adversary.domain(x)
     outside = ~domain.contains(x_adv)
-    over = distance(adversary.norm, x, x_adv)
     if bool(outside.any()):
-        back = domain.snap(domain.project(x_adv.nan_to_num()))
-        x_adv = torch.where(outside.reshape(-1, *[1] * (x.ndim - 1)), back, x_adv)
-    return x_adv, outside, over - distance(adversary.norm, x, x_adv)
+        inside = domain.snap(domain.project(torch.where(torch.isfinite(x_adv), x_adv, x)))
+        x_adv = torch.where(torch.as_tensor(column(outside, x)), inside, x_adv)
+    return x_adv, outside
 
 
 def distance(norm: Norm | None, x: Tensor, x_adv: Tensor) -> Tensor:

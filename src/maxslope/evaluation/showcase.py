@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..attacks import Attack
+from ..attacks.ensembles import narrow
 from ..findings import Example
 from ..rows import Key
 from ..schemes import RandomSearch
@@ -16,7 +17,9 @@ from ..solutions import SaveAt
 from .chunk import Outcome, Setting
 
 
-def showcase(setting: Setting, x: Tensor, y: Tensor, index: Tensor, outcome: Outcome, count: int) -> list[Example]:
+def showcase(
+    setting: Setting, x: Tensor, y: Tensor, index: Tensor, outcome: Outcome, count: int
+) -> list[Example]:
     """Up to `count` samples of a chunk under one adversary of each family, those broken first.
 
     Attacks are run again on these samples without stopping, to draw the energy of the whole flow.
@@ -32,7 +35,9 @@ def showcase(setting: Setting, x: Tensor, y: Tensor, index: Tensor, outcome: Out
     each = max(1, count // len(families))
     for name in (names[len(names) // 2] for names in families.values()):  # the middle of a ladder of budgets
         records = outcome.records[name]
-        attacked = [i for i in range(len(records)) if records.clean_correct[i] and records.status[i] != "error"]
+        attacked = [
+            i for i in range(len(records)) if records.clean_correct[i] and records.status[i] != "error"
+        ]
         attacked.sort(key=lambda i: (records.status[i] != "broken", i))
         for i in attacked[: min(each, count - len(out))]:
             times, energies = _flow(setting, setting.adversaries[name], x, y, index, i)
@@ -55,13 +60,18 @@ def showcase(setting: Setting, x: Tensor, y: Tensor, index: Tensor, outcome: Out
     return out
 
 
-def _flow(setting: Setting, adversary: Any, x: Tensor, y: Tensor, index: Tensor, i: int) -> tuple[Tensor, Tensor]:
+def _flow(
+    setting: Setting, adversary: Any, x: Tensor, y: Tensor, index: Tensor, i: int
+) -> tuple[Tensor, Tensor]:
     """The times and energies of an attack's flow on one sample; empty for adversaries that follow none."""
     if not isinstance(adversary, Attack) or isinstance(adversary.scheme, RandomSearch):
         return torch.zeros(0), torch.zeros(0)
     row = torch.tensor([i])
-    attack = replace(adversary[index][row] if isinstance(adversary.eps, Tensor) else adversary, stop=None, save=SaveAt(energies=True))
-    solution = attack(setting.model, x[row.to(x.device)], y[row.to(y.device)], key=Key(setting.seed, index[row]))
-    assert solution.times is not None and solution.energies is not None
+    attack = replace(narrow(adversary, index[row]), stop=None, save=SaveAt(energies=True))
+    solution = attack(
+        setting.model, x[row.to(x.device)], y[row.to(y.device)], key=Key(setting.seed, index[row])
+    )
+    assert solution.times is not None
+    assert solution.energies is not None
     keep = torch.isfinite(solution.energies[:, 0])
     return solution.times[keep, 0], solution.energies[keep, 0]

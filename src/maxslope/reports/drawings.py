@@ -54,7 +54,9 @@ def flow_picture(
             ax.plot(*path[:, i].T, dash, color=color, linewidth=2.0, label=name if i == 0 else None)
             ax.plot(*path[-1, i], marker, color=color, markeredgecolor="black", markersize=5.5)
     for start in paths[0][1][0]:
-        ax.add_patch(Rectangle(tuple(start - eps), 2 * eps, 2 * eps, fill=False, edgecolor="black", linewidth=0.9))
+        ax.add_patch(
+            Rectangle(tuple(start - eps), 2 * eps, 2 * eps, fill=False, edgecolor="black", linewidth=0.9)
+        )
         ax.plot(*start, "+", color="black", markersize=7)
     ax.set(xlabel=axes[0], ylabel=axes[1], aspect="equal")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(paths), frameon=False)

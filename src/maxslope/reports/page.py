@@ -149,7 +149,7 @@ def _interval(rate: Rate) -> str:
 def _wrong(report: Report) -> list[dict[str, Any]]:
     """What was wrong before any attack, one entry per sample."""
     r, seen = report.records, {}
-    for i in (~r.clean_correct).nonzero()[0]:
+    for i in (~r.clean_correct & (r.status != "error")).nonzero()[0]:
         label, pred = report.class_name(int(r.label[i])), report.class_name(int(r.clean_pred[i]))
         seen.setdefault(int(r.index[i]), {"index": int(r.index[i]), "label": label, "pred": pred})
     return [seen[index] for index in sorted(seen)]

@@ -93,7 +93,7 @@ class Reduction:
             eps = float(budgets[0]) if len(budgets) == 1 else math.nan
             runs.append(Run(name, str(r.family[rows[0]]), str(r.norm[rows[0]]), eps, rows))
         _, first, self._sample = np.unique(r.index, return_index=True, return_inverse=True)
-        for column in ("label", "clean_correct"):
+        for column in ("label", "clean_correct", "clean_survived"):
             values = getattr(r, column)
             if (bad := values != values[first][self._sample]).any():
                 i = int(np.flatnonzero(bad)[0])
@@ -109,9 +109,9 @@ class Reduction:
 
     @cached_property
     def clean_accuracy(self) -> Rate:
-        """Share of samples that are right before any attack."""
+        """Share of samples that are right before any attack; for random models the mean share of right answers."""
         self._need_samples()
-        return wilson(int(self.records.clean_correct[self._first].sum()), self.n)
+        return self._rate(self.records.clean_survived[self._first])
 
     @cached_property
     def robust_accuracy(self) -> dict[str, Rate]:
@@ -154,7 +154,9 @@ class Reduction:
         score = self._score(errors)
         # before any attack: right or wrong, and an error on the clean sample counts as asked
         start = np.zeros(self.n)
-        np.maximum.at(start, self._sample, np.where(self.records.clean_correct, 1.0, score))
+        np.maximum.at(
+            start, self._sample, np.where(self.records.clean_correct, self.records.clean_survived, score)
+        )
         rows = np.flatnonzero((self.records.norm == norm) & (self.reach <= eps))
         np.minimum.at(start, self._sample[rows], score[rows])
         return start
@@ -206,7 +208,7 @@ class Reduction:
         rows = np.flatnonzero((self.records.norm == norm) & np.isfinite(reach) & (score < 1))
         rows = rows[np.argsort(reach[rows], kind="stable")]
         # an error on the clean sample is no success at eps = 0, and the clean sample was not right either
-        now = self.records.clean_correct[self._first].astype(float)
+        now = self.records.clean_survived[self._first].copy()
         grid, counts = [0.0], [now.sum()]
         for i in rows:
             sample, drop = self._sample[i], 0.0
@@ -238,7 +240,7 @@ class Reduction:
     def per_class(self) -> dict[int, ClassRates]:
         """Per label: clean accuracy and the worst case at every budget."""
         labels = self.records.label[self._first]
-        correct = self.records.clean_correct[self._first].astype(float)
+        correct = self.records.clean_survived[self._first]
         survival = {budget: self.survival(*budget) for budget in self.budgets}
         table = {}
         for label in np.unique(labels).tolist():

@@ -169,11 +169,11 @@ def notes(headline: Headline) -> Iterator[str]:
 
 def misclassified(report: Report) -> str:
     """What was wrong before any attack, apart from what the attacks did."""
-    wrong = report.n - int(report.clean_accuracy.count)
+    r = report.records
+    rows = sorted(set(r.index[~r.clean_correct & (r.status != "error")].tolist()))
+    wrong = len(rows)
     if not wrong:
         return "no sample was wrong before the attack"
-    r = report.records
-    rows = sorted(set(r.index[~r.clean_correct].tolist()))
     shown = samples(Flag("", "info", "", wrong, tuple(rows)))
     return f"{wrong} of {report.n} were wrong before the attack: not attacked, wrong at every eps ({shown})"
 

@@ -1,4 +1,4 @@
-"""Conformance suite: for one's own norms, domains, energies, schemes, adversaries, and for foreign attacks."""
+"""Conformance suite: for one's own norms, domains, energies, schemes and adversaries."""
 
 from .adversaries import CASES, ELSEWHERE, CaseResult, adapt, check_adversary, run_cases
 from .dynamics import check_energy, check_scheme

@@ -40,7 +40,7 @@ def check_energy(energy: Any, x: Tensor, *, seed: int = 0, gradient: bool = True
     tol = tolerance(x, 512)
     before = x.clone()
     with torch.no_grad():
-        here = energy.evaluate(x, grad=gradient)
+        here: Any = energy.evaluate(x, grad=gradient)
     if here.value.shape != x.shape[:1]:
         raise LawError(
             "energy: one value per row", "E(x) has shape (rows,)", None, f"it has {tuple(here.value.shape)}"
@@ -56,9 +56,9 @@ def check_energy(energy: Any, x: Tensor, *, seed: int = 0, gradient: bool = True
 
 
 def _check_rows(energy: Any, x: Tensor, here: Any, key: Key, gradient: bool, tol: float) -> None:
-    size = 1.0 if here.grad is None else 1 + float(here.grad.abs().max())
+    size = 1 + float(here.grad.abs().max()) if gradient else 1.0
     rows = torch.arange(len(x) - 1, -1, -2, device=x.device)
-    part = energy[rows].evaluate(x[rows], grad=gradient)
+    part: Any = energy[rows].evaluate(x[rows], grad=gradient)
     equal("energy: E[rows]", "E[rows](x[rows]) = E(x)[rows]", part.value, here.value[rows], tol)
     if gradient:
         equal(
@@ -72,7 +72,7 @@ def _check_rows(energy: Any, x: Tensor, here: Any, key: Key, gradient: bool, tol
     for i in range(len(x)):
         mixed = other.clone()
         mixed[i] = x[i]
-        there = energy.evaluate(mixed, grad=gradient)
+        there: Any = energy.evaluate(mixed, grad=gradient)
         equal(
             "energy: row independence",
             "E_i depends on x_i only",

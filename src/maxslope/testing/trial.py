@@ -105,7 +105,7 @@ def call(adversary: Any, model: nn.Module, x: Tensor, y: Tensor, index: Tensor |
     keyed = "key" in inspect.signature(adversary).parameters
     keys = {"key": Key(0, torch.arange(len(x)) if index is None else index)} if keyed else {}
     result = adversary(model, x, y, **keys)
-    points = result if isinstance(result, Tensor) else getattr(result, "x", None)
+    points: Any = result if isinstance(result, Tensor) else getattr(result, "x", None)
     if not isinstance(points, Tensor) or points.shape != x.shape or points.dtype != x.dtype:
         got = f"{tuple(points.shape)} {points.dtype}" if isinstance(points, Tensor) else type(result).__name__
         raise LawError("what is returned", "x' is like x", None, f"{got} for {tuple(x.shape)} {x.dtype}")
@@ -135,13 +135,13 @@ def generators() -> tuple[bytes, str, str]:
 
 
 @contextmanager
-def replayed() -> Iterator[None]:
+def replayed(seed: int = 0) -> Iterator[None]:
     """Seed the global generators inside, so that attacks that draw from them repeat; put them back after."""
     states = np.random.get_state(), random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(0)
-        np.random.seed(0)
-        random.seed(0)
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
         try:
             yield
         finally:

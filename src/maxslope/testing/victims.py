@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ def samples(rows: int, seed: int = 0, *, pixels: bool = False, event: tuple[int,
 
 def dense(inputs: int, outputs: int, seed: int, gain: float = 1.0) -> nn.Linear:
     """A linear layer with keyed random weights."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    layer = cast(nn.Linear, nn.utils.skip_init(nn.Linear, inputs, outputs))
     with torch.no_grad():
         layer.weight.copy_(gain * Key.of(seed, outputs).normal((inputs,)) / math.sqrt(inputs))
         layer.bias.copy_(0.1 * Key.of(seed + 1, outputs).normal(()))
@@ -38,10 +38,10 @@ def mlp(classes: int = 3, seed: int = 0, event: tuple[int, ...] = EVENT) -> nn.S
 
 def normalized(seed: int = 0) -> nn.Sequential:
     """A convolution with BatchNorm and Dropout; one BatchNorm is in train mode and one frozen."""
-    conv = nn.utils.skip_init(nn.Conv2d, 3, 4, 3)
+    conv = cast(nn.Conv2d, nn.utils.skip_init(nn.Conv2d, 3, 4, 3))
     with torch.no_grad():
         conv.weight.copy_(Key.of(seed, 4).normal((3, 3, 3)))
-        conv.bias.zero_()
+        cast(Tensor, conv.bias).zero_()
     net = nn.Sequential(
         conv,
         nn.BatchNorm2d(4),
