@@ -606,7 +606,7 @@ REFUSED = {
     ),
     "16 channels": (
         broken(data=(X.repeat(1, 3, 1, 1), Y), model="cnn"),
-        "samples of shape \\(3, 8, 8\\).*takes 1 channels",
+        "samples of shape \\(3, 8, 8\\).*takes \\(1, height, width\\)",
     ),
     "16 size": (broken(data=(X[..., :4], Y)), "samples of shape \\(1, 8, 4\\).*takes 64 numbers per sample"),
     "16 rank": (

@@ -158,6 +158,48 @@ def test_projection_and_oracle_are_not_beaten(names, box, outside):
     torch.testing.assert_close(domain.project(nearest), nearest, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("d", [1, 2, 5, 30])
+@pytest.mark.parametrize("case", ["free", "box", "ties", "saturated", "outside", "start"])
+def test_two_l1_balls_by_sorting_against_linear_programming(case, d):
+    """Both orders of the balls, tiny to huge steps; slack 0, s = x_0, and s outside the first ball among the cases."""
+    n, rng = 24, np.random.default_rng(d)
+    c = rand(rng, n, d)
+    c = (3 * c).round() / 3 if case == "ties" else c
+    eps = (0.02 + rand(rng, n)) * d * 10 ** (-2 * rand(rng, n))
+    away = torch.tensor(rng.normal(size=(n, d)))
+    away = away / L1()(away)[:, None] * eps[:, None]
+    share = {"saturated": 1.0, "outside": 1.5, "start": 0.0}.get(case, rand(rng, n, 1))
+    s = c + share * away
+    s = s if case in ("free", "outside") else s.clamp(0, 1)
+    tau = rand(rng, n) * 10.0 ** torch.tensor(rng.integers(-3, 3, n))
+    tau = tau + 0.6 * eps if case == "outside" else tau
+    g = torch.tensor(rng.normal(size=(n, d))) * (rand(rng, n, d) < 0.8)
+    g = g.round() if case == "ties" else g
+    end = torch.full((1, 1), np.inf if case in ("free", "outside") else 1.0).double()
+    lower, upper = (-end, end) if case in ("free", "outside") else (0 * end, end)
+    x = solve_program(Program(g, True, lower, upper), (Sphere(c, eps, 1.0), Sphere(s, tau, 1.0)))
+    swapped = solve_program(Program(g, True, lower, upper), (Sphere(s, tau, 1.0), Sphere(c, eps, 1.0)))
+    parts = [("l1", c, eps), ("l1", s, tau)]
+    limits = float(lower), float(upper)
+    for y in (x, swapped):
+        assert infeasibility(y, parts, False) < 1e-12 * d
+        assert bool(((y >= limits[0]) & (y <= limits[1])).all())
+    eye, zero, one = np.eye(d), np.zeros((d, d)), np.ones(d)
+    A = np.block([[eye, -eye, zero], [-eye, -eye, zero], [eye, zero, -eye], [-eye, zero, -eye]])
+    A = np.vstack([A, np.concatenate([0 * one, one, 0 * one]), np.concatenate([0 * one, 0 * one, one])])
+    for row in range(n):
+        b = np.concatenate([c[row], -c[row], s[row], -s[row], eps[row, None], tau[row, None]])
+        cost = np.concatenate([g[row], np.zeros(2 * d)])
+        res = linprog(cost, A, b, bounds=[limits] * d + [(0, None)] * (2 * d), method="highs")
+        assert res.status == 0
+        for y in (x, swapped):
+            assert abs(float(g[row] @ y[row]) - res.fun) < 1e-6  # what highs allows itself
+    single = tuple(Sphere(k.float(), r.float(), 1.0) for _, k, r in parts)
+    y = solve_program(Program(g.float(), True, lower.float(), upper.float()), single).double()
+    assert infeasibility(y, parts, False) < 1e-5 * d
+    assert float((g * (y - x)).sum(1).abs().max()) < 1e-4 * d
+
+
 @pytest.mark.parametrize("q", [1.5, 3.0])
 @pytest.mark.parametrize("box", [True, False], ids=["box", "free"])
 def test_smooth_balls_in_a_box(q, box):

@@ -46,8 +46,8 @@ class Program(NamedTuple):
     def room(self, c: Tensor, side: Tensor, most: float | Tensor) -> Tensor:
         """How far c, a point of the box, can go in the direction `side` (-1, 0 or 1), up to `most`."""
         most = torch.as_tensor(most, dtype=c.dtype, device=c.device)
-        up, down = torch.minimum(self.upper - c, most), torch.minimum(c - self.lower, most)
-        return torch.maximum(up * side, down.mul_(side).neg_())
+        up, down = (self.upper - c).clamp_max_(most), (c - self.lower).clamp_max_(most)
+        return up.mul_(side).clamp_min_(down.mul_(side).neg_())
 
 
 def with_one(p: Program, ball: Sphere) -> Tensor:
@@ -212,7 +212,7 @@ def centered(p: Program, ball: Sphere) -> tuple[Tensor, Tensor]:
     if ball.central:
         return ball.center, ball.radius
     start = p.clip(ball.center)
-    return start, (ball.radius - (start - ball.center).abs().sum(1)).clamp_min(0)
+    return start, (ball.radius - (start - ball.center).abs_().sum(1)).clamp_min(0)
 
 
 def top_of(v: Tensor) -> Tensor:

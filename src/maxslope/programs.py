@@ -2,7 +2,8 @@
 
     minimize   <g, x>  or  |x - z|_2^2 / 2     subject to   lower <= x <= upper,   |x - c_k|_{q_k} <= r_k,  k = 1, 2
 
-`balls` has the formulas for one ball; two take a search over the multiplier of one around the program with the other.
+`balls` has the formulas for one ball. Two take a search over the multiplier of one around the program with the other, but
+for the linear program over two l_1 balls, which is solved by sorting.
 The intersection is assumed not to be empty.
 """
 
@@ -54,6 +55,8 @@ def apart(p: Program, one: Sphere, two: Sphere) -> Tensor:
 
 def _search(p: Program, balls: tuple[Sphere, ...]) -> Tensor:
     kinds = tuple(sorted(ball.q for ball in balls))
+    if kinds == (1, 1) and p.linear:
+        return _linear_l1(p, *balls)
     if len(balls) == 2:
         one, two = balls
         balls = _cut(one, two), _cut(two, one)
@@ -96,10 +99,7 @@ def _with_l1(p: Program, one: Sphere, two: Sphere) -> Tensor:
     a, radius = centered(p, one)
     noise = noise_of(a, radius)
     scale = top_of(p.point if p.linear else p.point - a)
-    if two.q == 2:
-        solve = along(p, a, two)
-    else:
-        solve = (_knapsack_with if p.linear else _project_l1_with)(p, a, two)
+    solve = along(p, a, two) if two.q == 2 else _project_l1_with(p, a, two)
 
     def judge(x: Tensor) -> tuple[Tensor, Tensor]:
         value = (p.point * (x - a)).sum(1) if p.linear else 0.5 * (x - p.point).square().sum(1)
@@ -109,9 +109,50 @@ def _with_l1(p: Program, one: Sphere, two: Sphere) -> Tensor:
     return p.clip(mixture(solve, judge, scale * _CAP, noise, gap))
 
 
-def _knapsack_with(p: Program, a: Tensor, ball: Sphere) -> Callable[[Tensor], Tensor]:
-    """weight -> argmin <g, x> + weight |x - a|_1 in an l_1 ball and the box."""
-    return lambda weight: knapsack(p, ball, (a, weight[:, None]))
+def _linear_l1(p: Program, one: Sphere, two: Sphere) -> Tensor:
+    """Minimize <g, x> over two l_1 balls and the box: three piecewise linear totals over one sort of |g|.
+
+    From the center s of the second ball, a coordinate can go towards the center of the first one (`back`, which frees
+    budget) and away from it (`away`, which uses budget), each in order of gain. With lengths A of all `away` and B of all
+    `back`, what has to hold is A + B <= tau and A - B <= slack, so that A follows from B, in which the gain is concave.
+    What is first in one coordinate may be taken after what is beyond it, or undo it: that only overcounts the lengths.
+    """
+    (a, radius), (s, tau) = centered(p, one), centered(p, two)
+    g, toward = p.point, a - s
+    apart = torch.linalg.vector_norm(toward, ord=1, dim=1)
+    radius, tau = (
+        torch.minimum(radius, 1.001 * (apart + tau)),
+        torch.minimum(tau, 1.001 * (apart + radius))[:, None],
+    )
+    slack = (radius - apart)[:, None]
+    # With g = 0 only back is of use, and it is free.
+    side = g.sign().neg_()
+    idle = (side == 0).to(g.dtype)
+    side -= toward.sign().mul_(idle)
+    room = p.room(s, side, tau)
+    # The bits of numbers that are not negative are in the same order, and integers are faster to sort.
+    order = g.double().abs().view(torch.int64).neg_().argsort(dim=1, stable=True)
+    ahead = toward.mul_(side).gather(1, order)
+    away = room.addcmul_(room, idle, value=-1).gather(1, order)
+    along_g = ahead.clamp_min(0).clamp_max_(away)  # back, with gain |g|
+    against = ahead.neg_().clamp_min_(0)  # back, with gain -|g|
+    away -= along_g
+    along_start, away_start = along_g.cumsum(1).sub_(along_g), away.cumsum(1).sub_(away)
+    # The cheapest `against` come first, which are the last ones of the order, and after all of `along_g`.
+    total = along_g.sum(1, keepdim=True) + against.sum(1, keepdim=True)
+    against_start = total - against.cumsum(1)
+    # Both balls are reached at B = half: up to there more of B lets A grow, from there on it displaces A. For each
+    # coordinate: the B up to which going back pays, compared with `away` at its place of the order, as far as B gets there.
+    half = 0.5 * (tau - slack)
+    pays = (tau - away_start).clamp_min_(half).clamp_max_(along_start + along_g)
+    frees = (away_start - slack).clamp_max_(half).clamp_max_(against_start + against)
+    least = (-slack).clamp_min_(0)  # more than 0 where s is outside the first ball
+    back = torch.cat([least, pays.clamp_min_(frees)], 1).amax(1, keepdim=True).clamp_max_(tau)
+    most = torch.minimum(slack + back, tau - back)
+    moved = away_start.neg_().add_(most).clamp_min_(0).clamp_max_(away)
+    moved += along_start.neg_().add_(back).clamp_min_(0).clamp_max_(along_g)
+    moved -= against_start.neg_().add_(back).clamp_min_(0).clamp_max_(against)
+    return p.clip(room.scatter_(1, order, moved).mul_(side).add_(s))
 
 
 def _project_l1_with(p: Program, a: Tensor, ball: Sphere) -> Callable[[Tensor], Tensor]:

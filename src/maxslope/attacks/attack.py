@@ -40,7 +40,9 @@ class Attack:
         eps: budget: a number, an exact fraction ("8/255" or `Fraction`), or a tensor (rows,).
         norm: the norm of the budget.
         motion: the norm of motion; default: that of the budget.
-        tau: step size in the norm of motion; default: eps / steps, so that the horizon is eps.
+        tau: step size in the norm of motion; default: pace / steps of the way from the center to the farthest point of the
+            budget, which is eps where the norms are the same, and eps d^(1/p - 1/q) for l_p motion in a wider l_q ball.
+        pace: how far the default tau goes in all its steps, as a multiple of that way.
         steps: number of steps.
         bounds: (lower, upper) of valid data, numbers or tensors; None for no bounds.
         scheme: the discretization.
@@ -75,6 +77,7 @@ class Attack:
     motion: Norm | None = None
     tau: Eps | None = None
     steps: int = 10
+    pace: float = 1.0
     bounds: tuple[float | Tensor, float | Tensor] | None = None
     scheme: Scheme = field(default_factory=Explicit)
     loss: Callable[..., Tensor] = cross_entropy
@@ -104,6 +107,8 @@ class Attack:
                 rational(value, label)
         if self.tau is not None and not isinstance(self.tau, Tensor) and rational(self.tau) == 0:
             raise InputError(f"tau = {self.tau!r}: a step size is > 0; leave it out for eps / steps")
+        if not (isinstance(self.pace, int | float) and 0 < self.pace < math.inf):
+            raise InputError(f"pace = {self.pace!r}: a finite number > 0 is needed")
         if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
             raise InputError(f"steps = {self.steps!r}: the number of steps is an integer >= 1")
         if self.bounds is not None and (not isinstance(self.bounds, tuple | list) or len(self.bounds) != 2):
@@ -161,14 +166,20 @@ class Attack:
 
     def step_size(self, x: Tensor) -> float | Tensor:
         """tau as a number or per row; where it would be 0 because eps is, any size does."""
-        if self.tau is not None and not isinstance(self.tau, Tensor):
+        if isinstance(self.tau, Tensor):
+            return self.tau
+        if self.tau is not None:
             return rational(self.tau, "tau")
-        if self.tau is None and not isinstance(self.eps, Tensor):
-            return rational(self.eps) / self.steps or 1.0
-        per_row = radii(self.eps, len(x), x.device) / self.steps if self.tau is None else self.tau
-        if isinstance(per_row, Tensor) and self.tau is None:
-            per_row = torch.where(per_row == 0, torch.ones_like(per_row), per_row)
-        return per_row  # type: ignore[return-value]  # a tensor: numbers were returned above
+        share = self.pace * self._widening(math.prod(x.shape[1:])) / self.steps
+        if not isinstance(self.eps, Tensor):
+            return rational(self.eps) * share or 1.0
+        per_row = radii(self.eps, len(x), x.device) * share
+        return torch.where(per_row == 0, torch.ones_like(per_row), per_row)
+
+    def _widening(self, d: int) -> float:
+        """The largest norm of motion in the unit ball of the budget: d^(1/p - 1/q) for l_p motion in an l_q ball, p < q."""
+        p, q = (getattr(norm, "power", None) for norm in (self.motion, self.norm))
+        return d ** (1 / p - 1 / q) if p is not None and q is not None and p < q else 1.0
 
 
 def check_batch(x: Any, y: Any) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,7 @@ def pgd(
 
     Args:
         eps, steps, norm: see `Attack`.
-        tau: default: 2.5 eps / steps (Madry et al.).
+        tau: default: 2.5 eps / steps (Madry et al.; see `Attack` for another norm of motion).
         options: among them `random_start=False`, `stop=None` (take all steps, and return the lowest energy),
             `motion=` another norm of motion, `loss=margin` or `dlr`.
 
@@ -80,10 +80,7 @@ def pgd(
     >>> bool((L2()(attack(model, x, y).x - x) <= 0.5).all())
     True
     """
-    if tau is None:
-        tau = (eps if isinstance(eps, Tensor) else rational(eps)) * 2.5 / max(1, steps)
-        tau = tau.clamp_min(1e-30) if isinstance(tau, Tensor) else tau or None
-    defaults = {"random_start": True, "scheme": Best(_step(norm, options)), "stop": Hit()}
+    defaults = {"pace": 2.5, "random_start": True, "scheme": Best(_step(norm, options)), "stop": Hit()}
     return _made("pgd", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
@@ -113,8 +110,8 @@ def ngd(
     """Normalized gradient descent of the energy: l_2 motion at unit speed, x_{k+1} = P(x_k - tau DE / |DE|_2).
 
     Args:
-        tau: a length in l_2, whatever the norm of the budget; the default, eps / steps, is short in an l_inf budget, whose
-            corners are eps sqrt(d) away.
+        tau: a length in l_2, whatever the norm of the budget; the default reaches the corners of an l_inf budget, which are
+            eps sqrt(d) away.
         norm: of the budget; l_2 by default.
 
     References: Y. Nesterov, "Minimization methods for nonsmooth convex and quasiconvex functions", 1984; as a

@@ -60,7 +60,7 @@ def check_modes(model: Model) -> None:
     if names:
         raise InputError(
             f"the model is in train mode (in {len(names)} modules, the first is {names[0]!r}): call model.eval() first, or "
-            f"pass mode='eval' to have it evaluated in eval mode, or mode='keep' to mean it"
+            f"pass mode='eval' (--mode eval) to have it evaluated in eval mode, or mode='keep' to mean it"
         )
 
 
@@ -170,7 +170,8 @@ def explain(model: Model, x: Tensor, error: Exception) -> InputError:
     for name, layer in model.named_modules() if isinstance(model, nn.Module) else ():
         if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             need = layer.in_channels
-            takes = f"; its first layer, {name!r} ({type(layer).__name__}), takes {need} channels: ({need}, height, width)"
+            axes = ("length", "height, width", "depth, height, width")[len(layer.kernel_size) - 1]
+            takes = f"; its first layer, {name!r} ({type(layer).__name__}), takes ({need}, {axes})"
         elif isinstance(layer, nn.Linear):
             takes = f"; its first layer, {name!r} (Linear), takes {layer.in_features} numbers per sample"
         if takes:

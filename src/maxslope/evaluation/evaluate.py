@@ -95,7 +95,12 @@ def evaluate(
     for source in (data, *adversaries.values()):
         bounds = getattr(source, "bounds", None) if bounds is None else bounds
     folder = None if out is None else writable(out)
-    where = torch.device(device) if device is not None else device_of(model, torch.device("cpu"))
+    home = device_of(model, torch.device("cpu"))
+    where = home if device is None else torch.device(device)
+    if (where.type, where.index or 0) != (home.type, home.index or 0):
+        raise InputError(
+            f"device = {device!r}, but the model is on {str(home)!r}: call model.to({device!r}) first"
+        )
     meta = {
         "model": name or type(model).__name__,
         "data": getattr(data, "name", None) or type(data).__name__,
