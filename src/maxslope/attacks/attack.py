@@ -96,9 +96,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         for label, value in (("norm", self.norm), ("motion", self.motion)):
-            if value is not None and not (
-                callable(value) and hasattr(value, "lmo") and hasattr(value, "dual")
-            ):
+            if value is not None and (isinstance(value, type) or not hasattr(value, "lmo")):
                 raise InputError(
                     f"{label} = {value!r} is not a norm: give one such as ms.L2(), or ms.norm_of('l2')"
                 )
