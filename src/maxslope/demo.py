@@ -128,7 +128,7 @@ def _comparison(robust: Report, plain: Report) -> tuple[str, str, Any]:
         said.append(f"{name}: {points[0][1]:.1%} clean, {points[-1][1]:.1%} at eps {points[-1][0]:g}")
     chart.legend.location = "top_right"
     return (
-        "Adversarial training pays for robustness",
+        "Adversarial training buys robustness",
         "Worst case over all l_inf adversaries. " + "; ".join(said) + ".",
         chart,
     )
