@@ -184,3 +184,11 @@ def test_lattice():
         low, high = x.clamp(max=0.4), x.clamp(min=0.6)
         inside = lattice_between(x, low, high, 256)
         assert bool(((inside >= low) & (inside <= high)).all())
+
+
+def test_a_center_that_requires_grad_is_taken_as_it_is():
+    x = torch.rand(2, 3, requires_grad=True)
+    for norm in (Linf(), L2(), L1()):
+        near = (Ball(x, 0.1, norm) & Box(0, 1)).project(x.detach() + 1)
+        assert not near.requires_grad
+        assert bool((norm(near - x.detach()) <= 0.1).all())

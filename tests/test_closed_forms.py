@@ -138,7 +138,7 @@ def test_linear_classifiers_inside_bounds_reach_the_linear_program(norm, scheme)
                 [*-w, *w], [[1.0] * 20], [eps], bounds=[*[(0, 1 - v) for v in c], *[(0, v) for v in c]]
             )
             gain = -res.fun
-        start = float(margin(model(x[row : row + 1]), y[row : row + 1]))
+        start = float(margin(model(x[row : row + 1]), y[row : row + 1]).detach())
         assert -float(s.energy[row]) <= start + gain + 1e-9
         assert -float(s.energy[row]) == pytest.approx(
             start + gain, abs=1e-6 if isinstance(scheme, SemiImplicit) else 2e-3

@@ -119,7 +119,7 @@ class Ball(Domain):
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 1:
             kind = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
             raise ShapeError(f"the center of a ball is a floating-point tensor (rows, *event), not {kind}")
-        r = radii(eps, len(x), x.device)
+        x, r = x.detach(), radii(eps, len(x), x.device)
         lower = upper = None
         if isinstance(norm, Linf):
             lower, upper = edge(x, r, -1), edge(x, r, +1)

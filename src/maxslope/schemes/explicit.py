@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..energies import Point
 from ..flows import Flow
+from ..norms import Linf
 from ..rows import Key, column
 
 
 def advance(flow: Flow, x: Tensor, g: Tensor, tau: float | Tensor) -> Tensor:
     """P(x + tau v) with v the velocity of steepest descent for the gradient g, P the projection onto the domain."""
+    if flow.p == math.inf and isinstance(flow.norm, Linf) and not isinstance(tau, Tensor):
+        return flow.domain.project_(flow.norm.descend(x, g, tau))
     v = flow.velocity(g)
     moved = x + column(tau, x) * v if isinstance(tau, Tensor) else x.add(v, alpha=tau)
     return flow.domain.project_(moved)
