@@ -126,9 +126,10 @@ def _comparison(robust: Report, plain: Report) -> tuple[str, str, Any]:
         chart.line(*zip(*points), line_width=2.5, line_dash=dash, color="black", legend_label=name)
         chart.scatter(*zip(*points), size=7, color="black", legend_label=name)
         said.append(f"{name}: {points[0][1]:.1%} clean, {points[-1][1]:.1%} at eps {points[-1][0]:g}")
-    chart.legend.location = "top_right"
+    chart.legend.location = "bottom_left"
+    chart.legend.background_fill_alpha = 0.8
     return (
-        "Adversarial training buys robustness",
+        "Trained for robustness, or not",
         "Worst case over all l_inf adversaries. " + "; ".join(said) + ".",
         chart,
     )
