@@ -345,3 +345,21 @@ def test_recipes_are_printed_as_what_they_are_and_refuse_nonsense():
     with pytest.raises((TypeError, InputError), match="epsilon"):
         pgd(0.1, epsilon=3)
     assert pgd(0.1, stop=Hit(every=1)).stop == Hit(every=1)
+
+
+class Scaled(Linf):
+    """A norm derived from Linf with a direction of its own."""
+
+    def lmo(self, g):
+        return 0.5 * super().lmo(g)
+
+
+@pytest.mark.parametrize("p", [math.inf, 2.0])
+@pytest.mark.parametrize("tau", [0.25, torch.full((2,), 0.25)], ids=["number", "per row"])
+def test_the_explicit_step_takes_the_direction_of_the_norm_it_is_given(p, tau):
+    x = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
+    slopes = torch.tensor([[1.0, -1.0], [2.0, 0.0]])
+    for norm in (Linf(), Scaled(), L2(), L1()):
+        flow = Flow(lambda v: (slopes * v).sum(1), norm, p=p)
+        found = solve(flow, Explicit(), x, tau=tau, steps=1)
+        torch.testing.assert_close(found.x, x + 0.25 * flow.velocity(slopes))

@@ -52,7 +52,6 @@ class Region:
             )
         self.lower, self.upper, self.balls, self.levels = lower, upper, balls, levels
         self._shrunk: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
-        self._central: dict[tuple[int, torch.dtype, torch.device], bool] = {}
         self._cast: dict[tuple[torch.dtype, torch.device], tuple[Tensor | None, Tensor | None]] = {}
 
     def __repr__(self) -> str:
@@ -209,14 +208,6 @@ class Region:
             r = ball.radius.to(x.device) * (1 - slack(x.dtype, math.prod(x.shape[1:])))
             self._shrunk[at] = rounded_down(r, x.dtype)
         return self._shrunk[at]
-
-    def _in_middle(self, ball: Part, x: Tensor) -> bool:
-        """Whether all centers are in the box as it is in the dtype of x."""
-        at = (id(ball.center), x.dtype, x.device)
-        if at not in self._central:
-            center = ball.center.to(x.device)
-            self._central[at] = center.dtype == x.dtype and torch.equal(self.clip(center), center)
-        return self._central[at]
 
     def _in_box(self, x: Tensor) -> Tensor:
         lower, upper = self.bounds(x)

@@ -15,7 +15,8 @@ from ..rows import Key, column
 
 def advance(flow: Flow, x: Tensor, g: Tensor, tau: float | Tensor) -> Tensor:
     """P(x + tau v) with v the velocity of steepest descent for the gradient g, P the projection onto the domain."""
-    if flow.p == math.inf and isinstance(flow.norm, Linf) and not isinstance(tau, Tensor):
+    # Exactly Linf: a norm derived from it may have another direction.
+    if flow.p == math.inf and type(flow.norm) is Linf and not isinstance(tau, Tensor):
         return flow.domain.project_(flow.norm.descend(x, g, tau))
     v = flow.velocity(g)
     moved = x + column(tau, x) * v if isinstance(tau, Tensor) else x.add(v, alpha=tau)
