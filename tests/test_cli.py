@@ -473,7 +473,8 @@ def fragile():
 
 def slow():
     def f(net, x):
-        pathlib.Path("running").touch()
+        with open("running", "a") as calls:
+            calls.write(".")
         time.sleep(.02)
         return net(x)
     return Around(f).eval()
@@ -560,8 +561,10 @@ def test_interrupt(folder, command):
         out,
         cwd=folder,
     )
-    until(lambda: (folder / "running").exists(), process)
-    time.sleep(2)
+    calls = (
+        folder / "running"
+    )  # one chunk of three samples takes some dozen calls, all of them several hundred
+    until(lambda: calls.exists() and calls.stat().st_size > 60, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from contextlib import ExitStack
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -642,3 +643,112 @@ def test_bounds_as_tensors(few):
     assert (points <= bounds[1]).all()
     with pytest.raises(ms.DomainError, match="outside bounds"):
         ms.evaluate(inner, (z.roll(1, 1), y), {"pgd": spy}, bounds=bounds)
+
+
+# --- diagnoses ---------------------------------------------------------------------------------------
+
+DIAGNOSIS = ("energy_drop", "dissipation", "relative_defect")
+
+
+def test_a_diagnosis_changes_nothing_else(net, few, usual):
+    """The same records but for its own columns, which samples that were attacked along a flow have."""
+    r = ms.evaluate(net, few, LADDER, examples=0, diagnose=True).records
+    blank = {name: np.full(len(r), np.nan) for name in DIAGNOSIS} | {"flow_verdict": [""] * len(r)}
+    assert replace(r, **blank) == usual.records
+    flow = np.isin(r.adversary.astype(str), ["fgsm", "pgd", "pgd l2"]) & r.clean_correct
+    for name in DIAGNOSIS[:2]:
+        assert np.isfinite(getattr(r, name)[flow]).all()
+    assert (r.flow_verdict[flow] != "").all()
+    none = (r.adversary == "search") | ~r.clean_correct
+    for name in DIAGNOSIS:
+        assert np.isnan(getattr(r, name)[none]).all()
+    assert (r.flow_verdict[none] == "").all()
+
+
+def test_composites_with_something_else_inside_are_not_diagnosed(net, few):
+    pgd, search = ms.pgd(0.1, steps=3, **BOX), ms.random_search(0.1, steps=3, **BOX)
+    mixed = {
+        "a": ms.Cascade(pgd, search),
+        "b": ms.Restarts(search, 2),
+        "c": ms.Cascade(ms.Restarts(pgd, 2), pgd),
+    }
+    assert [f.name for f in ms.evaluate(net, few, mixed, examples=0, diagnose=True).followed()] == ["c"]
+
+
+def test_a_diagnosis_makes_no_model_call(net, few):
+    calls = []
+
+    def model(x):
+        calls.append(len(x))
+        return net(x)
+
+    ladder = {name: LADDER[name] for name in ("fgsm", "pgd", "cascade")}
+    counts = []
+    for diagnose in (False, True):
+        calls.clear()
+        report = ms.evaluate(model, (few.x, few.y), ladder, examples=0, diagnose=diagnose)
+        counts.append((list(calls), report.records.forwards.sum(), report.records.backwards.sum()))
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_a_diagnosis_is_that_of_the_sample_whatever_the_batch(net, few, batch):
+    a, b = (
+        ms.evaluate(net, few, LADDER, examples=0, diagnose=True, batch_size=size).records.sorted()
+        for size in (batch, 64)
+    )
+    same(a, b)
+    for name in DIAGNOSIS[:2]:
+        assert np.allclose(getattr(a, name), getattr(b, name), rtol=1e-3, atol=1e-4, equal_nan=True), name
+    assert (a.flow_verdict == b.flow_verdict).mean() > 0.97  # a threshold may lie within rounding
+
+
+def test_a_linear_energy_is_followed_exactly():
+    """E = -(w_y' - w_y) x falls by |w_y' - w_y|_1 min(t, eps): the defect is nought but rounding."""
+    torch.manual_seed(0)
+    linear = nn.Linear(6, 2).double().eval()
+    x = torch.randn(20, 6, dtype=torch.float64)
+    y = linear(x).argmax(1)
+    attacks = {
+        f"{steps}": ms.pgd(0.3, steps=steps, loss=ms.margin, random_start=False, stop=None, tau=0.3 / steps)
+        for steps in (1, 5)
+    }
+    r = ms.evaluate(linear, (x, y), attacks, diagnose=True).records
+    g = (linear.weight[0] - linear.weight[1]).abs().sum().item()
+    assert np.allclose(r.energy_drop, 0.3 * g, rtol=1e-9)
+    assert np.allclose(r.dissipation, 0.3 * g, rtol=1e-9)
+    assert np.abs(r.relative_defect).max() < 1e-9
+    assert len(set(r.flow_verdict)) == 1
+
+
+def test_more_steps_follow_the_flow_better():
+    net, data = ms.models.two_moons_gelu(), load_data("two-moons", limit=100)
+    loss = {"loss": ms.squared_error, "stop": None}
+    attacks = {f"{n}": ms.ifgsm(0.2, tau=0.2 / n, steps=n, **loss) for n in (1, 8, 64)}
+    lines = ms.evaluate(net, data, attacks, diagnose=True).followed()
+    assert [line.name for line in lines] == ["1", "8", "64"]
+    assert lines[0].median > 2 * lines[1].median > 4 * lines[2].median
+
+
+def test_a_dead_network_is_said_to_be_stuck():
+    class Dead(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.flatten(1).relu().sum(1) * 0 + 1, x.flatten(1).relu().sum(1) * 0], 1)
+
+    x, y = torch.rand(9, 4), torch.zeros(9, dtype=torch.int64)
+    report = ms.evaluate(
+        Dead().eval(), (x, y), {"pgd": ms.pgd(0.1, steps=3, bounds=(0, 1))}, diagnose=True, queries=5
+    )
+    line, *others = report.followed()
+    assert others == []  # not the stand-in
+    assert list(line.verdicts) == ["stuck"]
+    assert line.count == 9
+
+
+def test_a_diagnosis_is_saved_and_shown(net, few, tmp_path):
+    pytest.importorskip("bokeh", reason="the page needs the plots extra")
+    report = ms.evaluate(net, few, {"pgd": LADDER["pgd"]}, diagnose=True, out=tmp_path)
+    assert ms.Report.from_json(tmp_path / "report.json").records == report.records
+    assert ms.Records.from_csv(tmp_path / "records.csv") == report.records
+    assert "Do the attacks follow their flow?" in (tmp_path / "report.html").read_text()
+    assert "does each attack follow its flow?" in report.table()

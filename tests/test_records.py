@@ -57,6 +57,7 @@ def rows(draw, random=False, errors=True, most=5):
     for name in names:
         norm = draw(st.sampled_from(["linf", "l2"]))
         eps = draw(st.sampled_from([0.05, 0.1, 0.2, NAN]))
+        diagnosed = draw(st.booleans())
         for i in range(n):
             kinds = ["broken", *(["robust"] if correct[i] else []), *(["error"] if errors else [])]
             status = draw(st.sampled_from(kinds))
@@ -66,6 +67,10 @@ def rows(draw, random=False, errors=True, most=5):
             natural = 1.0 if status == "robust" else 0.0
             survived = draw(st.floats(0, 1)) if random and correct[i] else natural
             spent = {"forwards": draw(st.integers(0, 9)), "backwards": draw(st.integers(0, 9))}
+            if diagnosed and correct[i]:
+                spent |= {name: draw(st.floats()) for name in ("energy_drop", "relative_defect")}
+                spent |= {"dissipation": draw(st.just(NAN) | st.floats(0))}
+                spent |= {"flow_verdict": draw(st.sampled_from([*HOSTILE, "follows", "stuck"]))}
             out.append(
                 row(name, i, status, norm=norm, eps=eps, distance=distance, clean_correct=correct[i], **spent)
                 | {"label": i % 2, "clean_pred": i % 2 if correct[i] else 1 - i % 2, "survived": survived}
@@ -195,7 +200,7 @@ def test_refused_shapes_columns_and_files(tmp_path):
     with pytest.raises(InputError, match="no column 'adversry'"):
         good.select(adversry="pgd")
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(InputError, match="need the columns"):
+    with pytest.raises(InputError, match="need exactly the columns"):
         Records.from_csv(tmp_path / "a.csv")
     good.to_csv(tmp_path / "b.csv")
     text = (tmp_path / "b.csv").read_text()
@@ -207,6 +212,88 @@ def test_refused_shapes_columns_and_files(tmp_path):
         Records.from_csv(tmp_path / "b.csv")
     with pytest.raises(InputError, match="exactly the columns"):
         Records.from_json_obj({"eps": []})
+
+
+# --- diagnoses ------------------------------------------------------------
+
+OLD = (
+    "adversary", "family", "norm", "eps", "index", "label", "clean_pred", "adv_pred", "clean_correct", "status",
+    "reason", "distance", "energy", "forwards", "backwards", "survived", "clean_survived",
+)  # fmt: skip
+DIAGNOSED = {"energy_drop": 0.9, "dissipation": 1.0, "relative_defect": 0.1, "flow_verdict": "follows"}
+
+
+def test_records_without_a_diagnosis_are_written_and_read_as_before(tmp_path):
+    records = Records.from_rows([row(), row(index=1, status="broken")])
+    table = records.to_json_obj()
+    assert tuple(table) == OLD
+    assert Records.from_json_obj(table) == records
+    records.to_csv(tmp_path / "r.csv")
+    assert next(csv.reader([(tmp_path / "r.csv").read_text().split("\n")[0]])) == list(OLD)
+    again = Records.from_csv(tmp_path / "r.csv")
+    assert again == records
+    assert again.flow_verdict.tolist() == ["", ""]
+    for name in list(DIAGNOSED)[:3]:
+        assert np.isnan(getattr(again, name)).all()
+    assert Report(records).followed() == []
+    assert "flow" not in Report(records).table()
+
+
+@pytest.mark.parametrize("name", DIAGNOSED)
+def test_each_column_of_a_diagnosis_may_stand_alone(tmp_path, name):
+    records = Records.from_rows([row() | {name: DIAGNOSED[name]}, row(index=1)])
+    assert tuple(records.to_json_obj()) == (*OLD, name)
+    assert Records.from_json_obj(strict(json.dumps(records.to_json_obj()))) == records
+    records.to_csv(tmp_path / "r.csv")
+    assert Records.from_csv(tmp_path / "r.csv") == records
+    assert records != Records.from_rows([row(), row(index=1)])
+
+
+def test_records_with_and_without_a_diagnosis_are_merged():
+    with_one, without = Records.from_rows([row() | DIAGNOSED]), Records.from_rows([row(index=1)])
+    both = Records.concat([without, with_one])
+    assert both.flow_verdict.tolist() == ["", "follows"]
+    assert both.select(index=0) == with_one
+    assert both.select(index=1) == without
+    assert Records.from_rows(both.to_dicts()) == both
+    assert Report.merge([Report(without), Report(with_one)]).followed()[0].count == 1
+
+
+def test_a_diagnosis_that_cannot_be_is_refused():
+    for bad, says in [
+        ({"dissipation": -1.0}, "dissipation.*>= 0"),
+        ({"relative_defect": "a"}, "relative_defect needs real"),
+        ({"flow_verdict": 3}, "has to be text"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            Records.from_rows([row() | bad])
+    columns = {k: getattr(Records.from_rows([row()]), k) for k in OLD}
+    with pytest.raises(ShapeError, match="same length"):
+        Records(**columns, flow_verdict=["follows", "stuck"])
+
+
+def test_followed_counts():
+    """Against counts made by hand, with samples that were not diagnosed and defects that are none."""
+    verdicts = ["follows"] * 6 + ["stuck"] * 2 + ["chatters", ""]
+    defects = [0.01, -0.02, 0.03, 0.04, 0.05, 0.06, NAN, NAN, math.inf, 7.0]
+    table = [
+        row("a", i) | {"flow_verdict": v, "relative_defect": d}
+        for i, (v, d) in enumerate(zip(verdicts, defects))
+    ]
+    table += [row("b", i) for i in range(10)]
+    table += [row("c", 0) | {"flow_verdict": "stuck"}]
+    report = Report(Records.from_rows(table))
+    a, c = report.followed()
+    assert list(a.verdicts) == ["follows", "chatters", "stuck"]
+    assert (a.name, a.count, a.verdicts) == ("a", 9, {"follows": 6, "chatters": 1, "stuck": 2})
+    assert a.median == 0.04
+    assert a.high == math.inf
+    assert (c.name, c.count, c.verdicts) == ("c", 1, {"follows": 0, "chatters": 0, "stuck": 1})
+    assert math.isnan(c.median)
+    text = " ".join(report.table().split())
+    assert "adversary norm eps samples median defect 95 % below follows chatters stuck" in text
+    assert "a linf 0.1 9 4 % > 1000 % 66.7 % 11.1 % 22.2 %" in text
+    assert "c linf 0.1 1 – – – – 100 %" in text
 
 
 # --- rates ------------------------------------------------------------
@@ -527,6 +614,19 @@ def test_text_is_aligned_and_safe_for_terminals(name):
     text = report.table()
     assert printable(text.replace("\n", ""), 10**6) == text.replace("\n", "")
     assert len(text) < 5000
+
+
+def test_verdicts_are_safe_in_text(tmp_path):
+    for verdict in [*filter(None, HOSTILE), "x" * 10**5, "\x1b[31mred"]:
+        report = Report(Records.from_rows([row() | DIAGNOSED | {"flow_verdict": verdict}]))
+        text = report.table()
+        assert printable(text.replace("\n", ""), 10**6) == text.replace("\n", "")
+        assert len(text) < 5000
+    path = Report(Records.from_rows([row() | DIAGNOSED | {"flow_verdict": "<b>|*x*"}])).save(
+        tmp_path / "r.md"
+    )
+    assert r"&lt;b&gt;\|\*x\* |" in path.read_text()
+    assert "falls by exactly the integral" in path.read_text()
 
 
 def test_markdown_escapes(tmp_path):

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 from maxslope.errors import InputError, MissingExtraError
 from maxslope.findings import Example, Flag
 from maxslope.records import Records
-from maxslope.reports import Report
+from maxslope.reports import Report, following
 from maxslope.reports.images import view
 
 pytest.importorskip("bokeh", reason="the page needs the plots extra")
@@ -76,6 +77,22 @@ def make(n=40, names=("fgsm", "pgd"), grid=(0.05, 0.1), classes=10, status=None,
     )
 
 
+def diagnosed(report: Report, verdicts=("follows", "chatters", "stuck"), **columns) -> Report:
+    """The report with a diagnosis of every sample that was attacked."""
+    r, draw = report.records, np.random.default_rng(1)
+    slopes, defects = draw.uniform(0.5, 2, len(r)), draw.normal(0, 0.3, len(r))
+    table = {
+        "energy_drop": slopes * (1 - defects),
+        "dissipation": slopes,
+        "relative_defect": defects,
+    } | columns
+    table = {k: np.where(r.clean_correct, v, np.nan) for k, v in table.items()}
+    words = np.array(
+        [verdicts[i % len(verdicts)] if ok else "" for i, ok in enumerate(r.clean_correct)], object
+    )
+    return replace(report, records=replace(r, **table, flow_verdict=words))
+
+
 def hostile() -> Report:
     flags = [Flag(HOSTILE[0], "danger", HOSTILE[1], 1, (3,)), Flag(HOSTILE[10], "warning", HOSTILE[10])]
     meta = {
@@ -86,6 +103,7 @@ def hostile() -> Report:
         HOSTILE[3]: HOSTILE[0],
     }
     report = make(names=HOSTILE, classes=len(HOSTILE), shapes=[(1, 8, 8)] * 3 + [(2,)] * 3 + [(5,)], **meta)
+    report = diagnosed(report, HOSTILE)
     report.flags = tuple(flags)
     report.figures = [(HOSTILE[0], HOSTILE[1], png())]
     return report
@@ -117,6 +135,16 @@ REPORTS = {
     "many": lambda: make(n=2000, names=[f"adversary {k}" for k in range(12)], grid=(8 / 255,), classes=1000),
     "color, points, vectors": lambda: make(
         shapes=[(3, 8, 8), (8, 8), (2,), (2,), (7,), (1, 1, 600, 3), (3, 600, 300)]
+    ),
+    "diagnosed": lambda: diagnosed(make(n=300, names=("fgsm", "pgd", "minmove"))),
+    "all stuck": lambda: diagnosed(
+        make(grid=(0.1,)), ["stuck"], energy_drop=0.0, dissipation=0.0, relative_defect=math.nan
+    ),
+    "infinite energies": lambda: diagnosed(
+        make(), ["nonfinite"], energy_drop=math.nan, dissipation=math.inf, relative_defect=math.inf
+    ),
+    "verdicts alone": lambda: diagnosed(
+        make(), energy_drop=math.nan, dissipation=math.nan, relative_defect=math.nan
     ),
     "odd norm": lambda: make(norm="$$\\alpha$$ <b>" + "x" * 1000),
 }
@@ -187,6 +215,40 @@ def test_numbers_on_the_page():
         assert f"{100 * rate.low:.1f} to {100 * rate.high:.1f} %" in shown
     assert "2 of 40 samples were wrong before any attack" in shown
     assert "upper bound" in shown
+
+
+def test_the_flows_on_the_page():
+    page = make().to_html()
+    assert "follow their flow" not in page
+    report = diagnosed(make(n=300), ["deviates", "stuck"], relative_defect=0.25)
+    parsed = Text(report.to_html())
+    shown = " ".join("".join(parsed.shown).split())
+    assert "Do the attacks follow their flow?" in shown
+    assert "take more steps or a smaller tau" in shown
+    assert "gradients may be masked" in shown
+    cells = "|".join(text.strip() for text in parsed.shown if text.strip())
+    assert "|pgd 0.1|ℓ∞ ≤ 0.1|298|25 %|25 %|50.0\xa0%|50.0\xa0%|" in cells
+    assert "One point per sample" in shown
+
+
+def test_each_verdict_is_explained():
+    """The words of the page are those that a diagnosis gives."""
+    from maxslope.diagnostics import KINDS
+
+    shown = "".join(Text(diagnosed(make(n=60), list(KINDS), relative_defect=309.0).to_html()).shown)
+    assert set(following.KINDS) == set(KINDS)
+    for text in following.KINDS.values():
+        assert text in shown
+    assert "> 1000 %" in shown
+    shown = "".join(Text(diagnosed(make(), ["stuck"]).to_html()).shown)
+    assert following.KINDS["chatters"] not in shown
+
+
+def test_many_flows_are_drawn_in_part():
+    report = diagnosed(make(n=2000, names=[f"a {k}" for k in range(12)], grid=(0.1,), classes=10))
+    page = report.to_html()
+    assert "Up to 166 samples of each adversary are drawn" in page
+    assert len(page.encode()) < 2_500_000
 
 
 def test_pictures_show_the_pixels():

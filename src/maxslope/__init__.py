@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "attacks": "Adversary Attack Cascade Foreign Restarts fgsm ifgsm mifgsm ngd pgd random_search",
+    "attacks": "Adversary Attack Cascade Foreign Restarts fgsm ifgsm mifgsm minmove ngd pgd random_search",
     "domains": "Ball Box Domain Intersection",
     "counting": "Counted",
+    "diagnostics": "Diagnosis compare_steps diagnose order_in_tau",
     "energies": "Energy Expectation Function Loss Point",
     "errors": (
         "DomainError InputError MaxslopeError MissingExtraError NoGradientError NonFiniteError ShapeError "
@@ -20,11 +21,14 @@ _NAMES = {
     "evaluation": "evaluate",
     "flows": "Flow Hit Scheme Stall Stop solve",
     "losses": "cross_entropy dlr margin squared_error",
+    "minimizers": "Consensus Descent Found Grid Minimizer Sampling",
     "norms": "Group L1 L2 Linf Lp Norm norm_of",
+    "paths": "SavedPath",
     "records": "Records",
     "reports": "Report",
     "rows": "Key",
-    "schemes": "Best Explicit Momentum RandomSearch SemiImplicit",
+    "schemes": "Best Controlled Explicit MinimizingMovement Momentum RandomSearch SemiImplicit",
+    "slopes": "slope",
     "solutions": "SaveAt Solution Status",
     "victims": "guard predict scores_of",
 }
@@ -42,11 +46,13 @@ if TYPE_CHECKING:
         fgsm,
         ifgsm,
         mifgsm,
+        minmove,
         ngd,
         pgd,
         random_search,
     )
     from .counting import Counted
+    from .diagnostics import Diagnosis, compare_steps, diagnose, order_in_tau
     from .domains import Ball, Box, Domain, Intersection
     from .energies import Energy, Expectation, Function, Loss, Point
     from .errors import (
@@ -63,11 +69,22 @@ if TYPE_CHECKING:
     from .evaluation import evaluate
     from .flows import Flow, Hit, Scheme, Stall, Stop, solve
     from .losses import cross_entropy, dlr, margin, squared_error
+    from .minimizers import Consensus, Descent, Found, Grid, Minimizer, Sampling
     from .norms import L1, L2, Group, Linf, Lp, Norm, norm_of
+    from .paths import SavedPath
     from .records import Records
     from .reports import Report
     from .rows import Key
-    from .schemes import Best, Explicit, Momentum, RandomSearch, SemiImplicit
+    from .schemes import (
+        Best,
+        Controlled,
+        Explicit,
+        MinimizingMovement,
+        Momentum,
+        RandomSearch,
+        SemiImplicit,
+    )
+    from .slopes import slope
     from .solutions import SaveAt, Solution, Status
     from .victims import guard, predict, scores_of
 

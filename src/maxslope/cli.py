@@ -1,4 +1,6 @@
-"""The command line: the only file that parses arguments or prints. torch is imported when a command runs, not before.
+"""The command line: the only file that parses arguments, and with `terminal` the only one that prints.
+
+torch is imported when a command runs, not before.
 
 Exit codes: 0 finished, 2 the input is wrong, 3 stopped but what was finished is saved, 130 interrupted.
 """
@@ -7,40 +9,32 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter, Token
-from rich.console import Console
 
 from . import __version__
 from .errors import InputError, MaxslopeError, StoppedError
+from .terminal import EXIT_INPUT, EXIT_INTERRUPT, EXIT_STOPPED, Output, fail, progress, resumable
 
 if TYPE_CHECKING:
-    from .jobs import Job, Tell
-
-EXIT_INPUT, EXIT_STOPPED, EXIT_INTERRUPT = 2, 3, 130
-
-
-class _Console(Console):
-    """A console that leaves a closed pipe to `main`."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+    from .jobs import Job
 
 
 app = App(
-    console=_Console(),
+    console=Output(),
     name="maxslope",
     version=__version__,
     help="Adversarial attacks as curves of maximal slope: attack and evaluate PyTorch models.",
 )
-_errors = Console(stderr=True)
+study = App(
+    name="study", help="Make a paper's experiments again: figures, tables, and a page to read. Resumable."
+)
+app.command(study)
 
 
 def _whole(kind: object, tokens: Sequence[Token]) -> int:
@@ -117,7 +111,7 @@ def demo(*, out: Path = Path("maxslope-demo"), quick: bool = False) -> None:
     from .evaluation.results import writable
 
     writable(out)
-    with _progress() as tell:
+    with progress() as tell:
         reports, pages = run_demo(out, tell, quick=quick)
     for report in reports:
         print(report.table())
@@ -126,23 +120,30 @@ def demo(*, out: Path = Path("maxslope-demo"), quick: bool = False) -> None:
 
 @app.command
 def evaluate(
-    options: Options, *, adversary: str = "fgsm,pgd", queries: Whole = 1000, out: Path = Path("maxslope-run")
+    options: Options,
+    *,
+    adversary: str = "fgsm,pgd",
+    queries: Whole = 1000,
+    diagnose: bool = False,
+    out: Path = Path("maxslope-run"),
 ) -> None:
     """Robust accuracy of a model under adversaries and budgets, every success judged again; writes a report page.
 
     Parameters
     ----------
     adversary
-        One or several of fgsm, ifgsm, pgd, mifgsm, ngd, random-search, separated by commas.
+        One or several of fgsm, ifgsm, pgd, mifgsm, ngd, minmove, random-search, separated by commas.
     queries
         Model calls per sample of the gradient-free stand-in, where gradients cannot be used.
+    diagnose
+        Also record how well each attack follows its flow (no model call more).
     out
         Folder for report.html, report.json and records.csv.
     """
     from .jobs import run_evaluate
 
-    with _progress() as tell:
-        report, page = run_evaluate(options.job(adversary), out, tell, queries)
+    with progress() as tell:
+        report, page = run_evaluate(options.job(adversary), out, tell, queries, diagnose)
     print(report.table())
     print(f"open {page}")
 
@@ -160,7 +161,7 @@ def attack(
     Parameters
     ----------
     adversary
-        One of fgsm, ifgsm, pgd, mifgsm, ngd, random-search.
+        One of fgsm, ifgsm, pgd, mifgsm, ngd, minmove, random-search.
     target
         Attack until the model predicts this class, instead of any wrong one.
     out
@@ -168,7 +169,7 @@ def attack(
     """
     from .jobs import run_attack
 
-    with _progress() as tell:
+    with progress() as tell:
         said = run_attack(options.job(adversary), out, tell, target)
     print(said)
 
@@ -193,6 +194,63 @@ def report(
     print(run_report(folder, format, out))
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Which nets, and how much."""
+
+    weights_relu: Path | None = None
+    "Weights of the ReLU net trained elsewhere: a .pt state dict or .safetensors; default: trained once, cached."
+    weights_gelu: Path | None = None
+    "Weights of the GELU net, likewise."
+    quick: bool = False
+    "Fewer starts and step sizes."
+    seed: Whole = 0
+    "Of the starts, and of all that draws random numbers."
+
+
+@study.command(name="adversarial-flows")
+def adversarial_flows(
+    options: Study | None = None,
+    *,
+    starts: Whole | None = None,
+    data: Path | None = None,
+    out: Path = Path("maxslope-adversarial-flows"),
+) -> None:
+    """The adversarial-flows paper: Figures 1, 3, H1 to H4 on two moons, IFGSM against minimizing movements.
+
+    Parameters
+    ----------
+    starts
+        Random starts in Figure H4; default 500, or 40 with --quick.
+    data
+        A .npz file with the points and labels that the nets were trained on; default: the paper's two moons.
+    out
+        Folder for the page, figures, numbers, and the finished parts, from which the same command goes on.
+    """
+    from .studies.adversarial_flows import run_study
+
+    with resumable(out) as tell:
+        files = run_study(out, tell, starts=starts, data=data, **vars(options or Study()))
+    _show(files)
+
+
+@study.command
+def limits(options: Study | None = None, *, out: Path = Path("maxslope-limits")) -> None:
+    """The limits behind the theory: p to infinity, order in tau, dissipation on smooth and on ReLU nets, critical points.
+
+    Parameters
+    ----------
+    out
+        Folder for the page, figures, numbers, and the finished parts, from which the same command goes on.
+    """
+    from .studies.limits import run_limits
+
+    with resumable(out) as tell:
+        files = run_limits(out, tell, **vars(options or Study()))
+    _show(files)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit."""
     argv = sys.argv[1:] if argv is None else argv
@@ -202,17 +260,17 @@ def main(argv: list[str] | None = None) -> None:
         finally:
             sys.stdout.flush()  # here, where a closed pipe is no error
     except StoppedError as error:
-        _fail(str(error), EXIT_STOPPED)
+        fail(str(error), EXIT_STOPPED)
     except (MaxslopeError, CycloptsError) as error:
-        _fail(str(error), EXIT_INPUT)
+        fail(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
-        _fail("interrupted", EXIT_INTERRUPT)
+        fail("interrupted", EXIT_INTERRUPT)
     except BrokenPipeError:
         # the reader of our output has left; there is nobody to tell, and nothing to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except OSError as error:
-        _fail(f"stopped: {error}", EXIT_STOPPED)
+        fail(f"stopped: {error}", EXIT_STOPPED)
 
 
 def _configured(argv: list[str]) -> list[str]:
@@ -264,34 +322,13 @@ def _read_toml(path: str, known: list[str]) -> dict[str, object]:
     return given
 
 
-@contextmanager
-def _progress() -> Iterator[Tell]:
-    """A progress bar on a terminal's standard error; nothing where there is none."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=_errors, transient=True, disable=not _errors.is_terminal) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def tell(done: int, total: int | None, text: str) -> None:
-            bar.update(task, completed=done, total=total, description=text)
-
-        yield tell
+def _show(files: Sequence[Path]) -> None:
+    """Print the texts among the files, and which page to open."""
+    for file in files:
+        if file.suffix == ".txt":
+            print(file.read_text(encoding="utf-8"))
+    print(f"open {files[0]}")
 
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    """One line on standard error, without anything that a terminal would act on, and the end."""
-    line = "".join(
-        c if c.isprintable() else ascii(c)[1:-1] for c in re.sub(r"\s*\n\s*", " ", message.strip())
-    )
-    _errors.print(f"maxslope: {line}", markup=False, highlight=False, emoji=False, soft_wrap=True)
-    raise SystemExit(code)

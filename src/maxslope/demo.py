@@ -46,7 +46,7 @@ def run_demo(out: Path, tell: Tell, *, quick: bool = False) -> tuple[list[Report
             tell(done + now, len(nets) * len(data), f"{name} net: {text}")
 
         title = "maxslope.models:digits_cnn" + ("_robust" if name == "robust" else "")
-        reports.append(evaluate(net, data, adversaries(quick), name=title, progress=say))
+        reports.append(evaluate(net, data, adversaries(quick), diagnose=True, name=title, progress=say))
     robust, plain = reports
     compared = _comparison(robust, plain)
     pages = []
@@ -82,7 +82,7 @@ def draw_flow(eps: float = 0.35, tau: float = 0.005) -> tuple[bytes, str]:
     for name, norm in (("motion in l_inf (IFGSM)", Linf()), ("motion in l_2 (normalized gradient)", L2())):
         flow = Flow(Loss(net, y, squared_error), norm, Ball(starts, eps, Linf()))
         found = solve(flow, Explicit(), starts, tau=tau, steps=round(eps / tau), save=SaveAt(path=True))
-        assert found.path is not None
+        assert isinstance(found.path, torch.Tensor)
         paths.append((name, found.path.numpy()))
     a, b = torch.linspace(-1.6, 2.6, 220), torch.linspace(-1.1, 1.6, 150)
     with torch.no_grad():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .budgets import radii, rational
+from .clocks import Clock, Meter, moved
 from .counting import Counted
 from .domains import Box, Domain
 from .energies import Point, as_energy
@@ -17,6 +18,7 @@ from .errors import DomainError, InputError, ShapeError
 from .ledger import Ledger
 from .norms import Linf, Norm
 from .rows import Key, column, take
+from .slopes import slope
 from .solutions import SaveAt, Solution, Status
 
 
@@ -59,6 +61,10 @@ class Flow:
     def __getitem__(self, rows: Any) -> Flow:
         return Flow(self.energy[rows], self.norm, self.domain[rows], self.p)
 
+    def slope(self, x: Tensor, g: Tensor) -> Tensor:
+        """How fast the energy can fall from x inside the domain, max { <-g, v> : |v| <= 1, v tangent to the domain }, (rows,)."""
+        return slope(self.domain, self.norm, x, g)
+
     def velocity(self, g: Tensor) -> Tensor:
         """The velocity of steepest descent for the gradient g: lmo(g), times slope^(p'-1) for finite p."""
         v = self.norm.lmo(g)
@@ -68,8 +74,11 @@ class Flow:
 class Scheme(Protocol):
     """One step of a discretization.
 
-    A scheme that returns something else than its last point (the best one so far) has in addition
-    `result(state, x, seen) -> (x, seen)`, which is told the point reached and what is known of the energy there.
+    A scheme may have in addition
+    `result(state, x, seen) -> (x, seen)`, where it returns something else than its last point (the best one so far): it is
+    told the point reached and what is known of the energy there;
+    `elapsed(state) -> (rows,)`, where it chooses its own step <= tau: the time it has come so far, in float64;
+    `gap(state) -> (rows,)`, where it minimizes inside: the sum so far of how far it may be from the minimum, in energy.
     """
 
     def init(self, flow: Flow, x: Tensor, /) -> Any:
@@ -154,12 +163,13 @@ def solve(
     *,
     tau: float | Tensor,
     steps: int,
+    horizon: float | Tensor | None = None,
     save: SaveAt | None = None,
     stop: Stop | None = None,
     judge: bool = True,
     key: Key | None = None,
 ) -> Solution:
-    """Follow a flow from x0 for `steps` steps of size tau; the only loop.
+    """Follow a flow from x0 for `steps` steps of size tau, or up to a horizon; the only loop.
 
     Rows that `stop` finds finished are dropped from the computation (in sizes that repeat), and so are rows whose energy
     or gradient is not finite. One step is one evaluation with gradient for the first-order schemes; `judge` adds one
@@ -167,8 +177,9 @@ def solve(
 
     Args:
         x0: (rows, *event), floating point; rows outside the domain start from their projection.
-        tau: step size in the norm of motion, a number or (rows,).
-        steps: number of steps, >= 1.
+        tau: step size in the norm of motion, a number or (rows,); the largest one for a scheme that chooses (`Controlled`).
+        steps: number of steps, >= 1; with a horizon, the most.
+        horizon: the time where each row ends, a number or (rows,); the last step is shortened so that it is met exactly.
         save: what to keep of the way.
         stop: a `Stop`, or None to take all steps.
         judge: evaluate the energy at the last point too.
@@ -176,41 +187,54 @@ def solve(
 
     Raises:
         ShapeError: x0 is not (rows, *event) in floating point, or tau does not fit.
-        InputError, DomainError: tau or steps out of range.
+        InputError, DomainError: tau, steps or horizon out of range.
 
     >>> flow = Flow(lambda x: x.sum(1), Linf(), Box(0, 1))
     >>> solution = solve(flow, ms.Explicit(), torch.full((1, 3), 0.5), tau=0.2, steps=4, save=SaveAt(energies=True))
     >>> [round(float(e), 2) for e in solution.energies[:, 0]]
     [1.5, 0.9, 0.3, 0.0, 0.0]
     """
-    tau = _check(x0, tau, steps)
+    tau, end = _check(x0, tau, steps, horizon)
     energy = flow.energy if isinstance(flow.energy, Counted) else Counted(flow.energy)
     at = Flow(energy, flow.norm, flow.domain, flow.p)
     key = key or Key.of(0, len(x0))
     x = flow.domain.project(x0.detach())
-    ledger = Ledger(x, energy, tau, save or SaveAt())
-    state, seen = scheme.init(at, x), None
+    state, seen, save = scheme.init(at, x), None, save or SaveAt()
+    clock = Clock(tau, steps, end, getattr(scheme, "elapsed", None))
+    meter = Meter(scheme, x, save.scalars) if save.scalars or (clock.elapsed and save.any) else None
+    ledger = Ledger(x, energy, clock, save)
     before = torch.full(x.shape[:1], torch.inf, dtype=x.dtype, device=x.device)
-    for k in range(steps if len(x0) else 0):
+    every = clock.every if stop is None else stop.every
+    steps = clock.steps if len(x0) else 0
+    for k in range(steps):
         seen = None  # its gradient makes room for the next one
-        new, state, seen = scheme.step(at, x, tau, state, key=key, k=k)
-        ledger.keep(k, x, seen.value)
-        if stop is not None and (k + 1) % stop.every == 0 and k + 1 < steps:
-            best, now = _result(scheme, state, x, seen)
+        dt = clock.step(k, state, x)
+        new, after, seen = scheme.step(at, x, dt, state, key=key, k=k)
+        if clock.limited:
+            new = moved(new, x, dt)
+        if save.any:
+            ledger.keep(k, x, seen.value, {} if meter is None else meter.read(at, x, seen, state))
+            if meter is not None:
+                meter.move(at, x, new, dt, state, after)
+        if every and (k + 1) % every == 0 and k + 1 < steps:
+            best, now = _result(scheme, after, x, seen)
             assert now is not None  # a scheme knows something of the point it was told about
-            ledger.close(_ended(seen, now, stop, before), best, now, k)
+            ledger.close(_ended(seen, now, stop, before, clock.arrived(k, state)), best, now, k)
             keep = ledger.bucket()
             if keep is not None:
                 if not len(keep):
                     break
-                at, key, tau = at[keep], key[keep], take(tau, keep)
-                new, state, before = take((new, state, now.value), keep)
+                at, key, clock = at[keep], key[keep], clock[keep]
+                new, after, before = take((new, after, now.value), keep)
+                if meter is not None:
+                    meter.take(keep)
             else:
                 before = now.value
-        x = new
+        x, state = new, after
     else:
         last = at.energy.evaluate(x, grad=False) if judge and len(x0) else None
-        ledger.keep(steps, x, None if last is None else last.value, last=True)
+        more = {} if meter is None else meter.read(at, x, last, state)
+        ledger.keep(steps, x, None if last is None else last.value, more, last=True)
         best, now = _result(scheme, state, x, last)
         ledger.close(_final(seen, now), best, now, steps)
     return ledger.solution(flow.domain, energy if judge else None)
@@ -221,7 +245,10 @@ def _check_every(stop: Stop, every: int) -> None:
         raise InputError(f"{stop!r}: tests are made every k-th step with an integer k >= 1")
 
 
-def _check(x0: Tensor, tau: float | Tensor, steps: int) -> float | Tensor:
+def _check(
+    x0: Tensor, tau: float | Tensor, steps: int, horizon: float | Tensor | None
+) -> tuple[float | Tensor, float | Tensor]:
+    """The step size and the horizon, as numbers or (rows,) in float64."""
     if not isinstance(x0, Tensor) or x0.ndim < 1 or not x0.is_floating_point():
         kind = f"{x0.dtype} of shape {tuple(x0.shape)}" if isinstance(x0, Tensor) else type(x0).__name__
         raise ShapeError(
@@ -232,7 +259,11 @@ def _check(x0: Tensor, tau: float | Tensor, steps: int) -> float | Tensor:
     sizes = radii(tau, len(x0), x0.device, "tau")
     if bool((sizes <= 0).any()):
         raise DomainError(f"tau = {tau!r}: a step size is > 0")
-    return sizes.to(x0.dtype) if isinstance(tau, Tensor) else rational(tau, "tau")
+    end = math.inf
+    if horizon is not None:
+        ends = radii(horizon, len(x0), x0.device, "horizon")
+        end = ends if isinstance(horizon, Tensor) else rational(horizon, "horizon")
+    return sizes if isinstance(tau, Tensor) else rational(tau, "tau"), end
 
 
 def _result(scheme: Scheme, state: Any, x: Tensor, seen: Point | None) -> tuple[Tensor, Point | None]:
@@ -241,12 +272,15 @@ def _result(scheme: Scheme, state: Any, x: Tensor, seen: Point | None) -> tuple[
     return (x, seen) if result is None else result(state, x, seen)
 
 
-def _ended(seen: Point, now: Point, stop: Stop, before: Tensor) -> Tensor:
+def _ended(seen: Point, now: Point, stop: Stop | None, before: Tensor, arrived: Tensor | None) -> Tensor:
     """The status of each row, -1 for those that go on."""
-    ended = stop(before, now)
-    code = torch.where(ended, int(stop.status), -1)
+    code = torch.full(now.value.shape, -1, device=now.value.device)
+    if stop is not None:
+        code = torch.where(stop(before, now), int(stop.status), code)
+    if arrived is not None:
+        code = torch.where(arrived & (code < 0), int(Status.HORIZON), code)
     if now.hit is not None:
-        code = torch.where(ended & now.hit, int(Status.HIT), code)
+        code = torch.where((code >= 0) & now.hit, int(Status.HIT), code)
     return _faults(code, None if seen.grad is None else Linf()(seen.grad), now)
 
 

@@ -35,6 +35,7 @@ PRESETS: dict[str, Callable[..., Attack]] = {
     "pgd": attacks.pgd,
     "mifgsm": attacks.mifgsm,
     "ngd": attacks.ngd,
+    "minmove": attacks.minmove,
     "random-search": attacks.random_search,
 }
 LOSSES = {
@@ -152,7 +153,9 @@ class Job:
         return losses.squared_error if z.ndim == 1 else None
 
 
-def run_evaluate(job: Job, out: Path, tell: Tell, queries: int = 1000) -> tuple[Report, Path]:
+def run_evaluate(
+    job: Job, out: Path, tell: Tell, queries: int = 1000, diagnose: bool = False
+) -> tuple[Report, Path]:
     """Evaluate, and save the report to a folder; the report, and the file to open."""
     folder = writable(out)  # before any work
     model, data = job.load()
@@ -167,6 +170,7 @@ def run_evaluate(job: Job, out: Path, tell: Tell, queries: int = 1000) -> tuple[
         seed=job.seed,
         mode=job.mode,
         queries=queries,
+        diagnose=diagnose,
         name=job.model if job.weights is None else f"{job.model} with {job.weights.name}",
         out=folder,
         progress=tell,

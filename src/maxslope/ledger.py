@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .clocks import Clock
 from .counting import Counted
 from .domains import Domain
 from .energies import Point
+from .paths import PathWriter
 from .rows import all_of, column
 from .solutions import SaveAt, Solution, Status
 
@@ -19,9 +21,9 @@ class Ledger:
     fill a bucket up. Only open rows are ever written.
     """
 
-    def __init__(self, x: Tensor, energy: Counted, tau: float | Tensor, save: SaveAt):
+    def __init__(self, x: Tensor, energy: Counted, clock: Clock, save: SaveAt):
         n, device = len(x), x.device
-        self.start, self.energy, self.tau, self.save = x, energy, tau, save
+        self.start, self.energy, self.clock, self.save = x, energy, clock, save
         self.rows: Tensor | None = None
         self.x = x
         self.value: Tensor | None = None
@@ -31,26 +33,36 @@ class Ledger:
         self.counts = torch.zeros(2, n, dtype=torch.int64)
         self.before = torch.stack(energy.counts(n))
         self.path: list[Tensor] = []
-        self.energies: list[Tensor] = []
+        self.writer = None if save.folder is None else PathWriter(save.folder, x)
+        self.scalars: dict[str, list[Tensor]] = {}
         self.saved: list[int] = []
-        self.now: tuple[Tensor, Tensor] | None = None  # the step being kept or passed over
-        self.last: list[Tensor] = []  # where the finished rows were when they ended, and their energies there
+        self.now: dict[str, Tensor] | None = None  # the step being kept or passed over
+        self.last: dict[
+            str, Tensor
+        ] = {}  # where the finished rows were when they ended, and their scalars there
 
-    def keep(self, k: int, x: Tensor, value: Tensor | None, *, last: bool = False) -> None:
-        """Keep step k of the way, if it was asked for; the last step always is."""
+    def keep(
+        self, k: int, x: Tensor, value: Tensor | None, more: dict[str, Tensor], *, last: bool = False
+    ) -> None:
+        """Keep step k of the way (`more` has scalars beside the energy), if it was asked for; the last step always is."""
         if not self.save.any:
             return
         if value is None:
             value = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
-        self.now = x, value
+        self.now = {"path": x, "energies": value, **more}
         if k % self.save.every == 0 or last:
             self._save(k, self._spread(self.now))
 
-    def _save(self, k: int, whole: list[Tensor]) -> None:
+    def _save(self, k: int, whole: dict[str, Tensor]) -> None:
         self.saved.append(k)
-        self.energies.append(whole[1])
-        if self.save.path:
-            self.path.append(whole[0])
+        x = whole["path"]
+        if self.writer is not None:
+            self.writer.append(k, x)
+        elif self.save.path:
+            self.path.append(x)
+        for name, values in whole.items():
+            if name != "path":
+                self.scalars.setdefault(name, []).append(values)
 
     def close(self, code: Tensor | None, x: Tensor, now: Point | None, k: int) -> None:
         """Write the rows that end now (code >= 0) with the point x and what is known there."""
@@ -103,27 +115,25 @@ class Ledger:
         value, counts = self.value, self.counts
         if value is None:
             value = torch.full(x.shape[:1], torch.nan, dtype=x.dtype, device=x.device)
-        times = None
-        if self.saved:
-            if self.last and self.saved[-1] < int(
-                self.steps.max()
-            ):  # all rows ended between two steps to keep
-                self._save(int(self.steps.max()), self.last)
-            tau = torch.as_tensor(self.tau, dtype=torch.float64, device=x.device).expand(len(x))
-            k = torch.tensor(self.saved, device=x.device)
-            times = torch.minimum(k[:, None], self.steps[None, :]) * tau
-        return Solution(
-            x,
-            value,
-            self.hit,
-            self.status,
-            self.steps,
-            counts[0],
-            counts[1],
-            torch.stack(self.path) if self.path else None,
-            torch.stack(self.energies) if self.energies else None,
-            times,
+        if self.saved and self.last and self.saved[-1] < int(self.steps.max()):
+            self._save(int(self.steps.max()), self.last)  # all rows ended between two steps to keep
+        kept = {name: torch.stack(values) for name, values in self.scalars.items()}
+        if self.saved and "times" not in kept:
+            kept["times"] = self._times(x)
+        path = torch.stack(self.path) if self.path else None
+        if self.writer is not None:
+            path = self.writer.close(kept)
+        return Solution(x, value, self.hit, self.status, self.steps, counts[0], counts[1], path, **kept)
+
+    def _times(self, x: Tensor) -> Tensor:
+        """When the kept points were reached, (saved, rows), for steps of a size that was known before."""
+        tau, end = (
+            torch.as_tensor(t, dtype=torch.float64, device=x.device)
+            for t in (self.clock.tau, self.clock.horizon)
         )
+        k = torch.tensor(self.saved, device=x.device)
+        times = torch.minimum(k[:, None], self.steps[None, :]) * tau.expand(len(x))
+        return torch.where(times > end * (1 - 1e-9), end, times) if self.clock.limited else times
 
     def _judge_again(self, x: Tensor, rows: Tensor, energy: Counted | None) -> None:
         """Look at rows that snapping moved; without an energy to ask, nothing is claimed of them."""
@@ -144,13 +154,13 @@ class Ledger:
     def _all(self, n: int) -> Tensor:
         return torch.arange(n, device=self.start.device) if self.rows is None else self.rows
 
-    def _spread(self, now: tuple[Tensor, Tensor]) -> list[Tensor]:
-        """A full-size snapshot of points and energies: open rows as they are now, finished ones as they were last."""
+    def _spread(self, now: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A full-size snapshot of the point and its scalars: open rows as they are now, finished ones as they were last."""
         if not self.last:
-            return list(now)
-        rows = self._all(len(now[0]))
+            return now
+        rows = self._all(len(now["path"]))
         at = (self.status[rows] < 0).nonzero().flatten()
-        return [whole.index_copy(0, rows[at], part[at]) for whole, part in zip(self.last, now)]
+        return {name: self.last[name].index_copy(0, rows[at], part[at]) for name, part in now.items()}
 
 
 def ladder(count: int) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,18 +11,15 @@ from typing import IO, Any
 
 import numpy as np
 
+from maxslope import columns
+from maxslope.columns import OPTIONAL, REAL, blank, short
 from maxslope.errors import InputError, ShapeError
 from maxslope.files import json_floats, json_numbers, write_file
 from maxslope.findings import STATUSES, Example, Flag, Rate, wilson
 
 __all__ = ["COLUMNS", "STATUSES", "Example", "Flag", "Rate", "Records", "wilson"]
 
-_TEXT = ("adversary", "family", "norm", "status", "reason")
-_INTEGER = ("index", "label", "clean_pred", "adv_pred", "forwards", "backwards")
-_REAL = ("eps", "distance", "energy", "survived", "clean_survived")
 _REQUIRED = ("adversary", "index", "label", "clean_pred", "clean_correct", "status")
-# A spreadsheet reads a cell that starts with one of these as a formula; a leading quote makes it text.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "＝", "＋", "－", "＠")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -49,6 +44,11 @@ class Records:
         backwards: (n,) backward passes spent on the sample.
         survived: (n,) share of fresh judgments the sample survives, in [0, 1]; 1 or 0 if nothing is random.
         clean_survived: (n,) the same before the attack; positive where `clean_correct`.
+        energy_drop: (n,) E(u(0)) - E(u(t)) along the attack's path. This and the next three come from a diagnosis; NaN
+            and "" (the default) where none was made.
+        dissipation: (n,) the integral of the slope along it, which the law of the flow says is the same.
+        relative_defect: (n,) by how much the two differ, as a share of the larger.
+        flow_verdict: (n,) a word for how the path follows its flow (see `maxslope.diagnostics`).
 
     Raises:
         InputError: a column of the wrong type, a value out of range, or one (adversary, eps, index) twice.
@@ -77,74 +77,32 @@ class Records:
     backwards: np.ndarray
     survived: np.ndarray
     clean_survived: np.ndarray
+    energy_drop: np.ndarray = ()  # type: ignore[assignment]
+    dissipation: np.ndarray = ()  # type: ignore[assignment]
+    relative_defect: np.ndarray = ()  # type: ignore[assignment]
+    flow_verdict: np.ndarray = ()  # type: ignore[assignment]
 
     def __post_init__(self):
         for name in COLUMNS:
-            column = _column(name, getattr(self, name))
+            given = getattr(self, name)
+            if name in OPTIONAL and isinstance(given, tuple) and not given:
+                given = blank(name, len(self.index))
+            column = columns.column(name, given)
             column.setflags(write=False)
             object.__setattr__(self, name, column)
         lengths = {name: len(getattr(self, name)) for name in COLUMNS}
         if len(set(lengths.values())) > 1:
             raise ShapeError(f"every column of Records needs the same length, got {lengths}")
-        self._check_values()
-        self._check_duplicates()
-
-    def _check_values(self):
-        broken, robust = self.status == "broken", self.status == "robust"
-        free = self.norm == ""
-
-        def refuse(name: str, bad: np.ndarray, need: str):
-            if bad.any():
-                i = int(np.flatnonzero(bad)[0])
-                raise InputError(
-                    f"Records.{name}[{i}] is {getattr(self, name)[i]!r} "
-                    f"(adversary {_short(self.adversary[i])}, index {self.index[i]}): {need}"
-                )
-
-        refuse("status", ~np.isin(self.status.astype(object), STATUSES), f"it has to be one of {STATUSES}")
-        refuse("eps", (self.eps < 0) | np.isinf(self.eps), "a budget is finite and >= 0; NaN means none")
-        refuse("index", self.index < 0, "an index counts from 0")
-        refuse("forwards", self.forwards < 0, "a count is >= 0")
-        refuse("backwards", self.backwards < 0, "a count is >= 0")
-        for name in ("survived", "clean_survived"):
-            share = getattr(self, name)
-            refuse(name, ~((share >= 0) & (share <= 1)), "a share lies in [0, 1]")
-        refuse(
-            "clean_survived",
-            (self.clean_survived > 0) != self.clean_correct,
-            "it is positive exactly where the sample was right before the attack",
-        )
-        refuse(
-            "status", robust & ~self.clean_correct, "a sample that was wrong before the attack is not robust"
-        )
-        lost = np.isnan(self.distance) & ~free | (self.distance < 0) | np.isinf(self.distance)
-        refuse("distance", broken & lost, "a broken sample has a finite distance >= 0 in the budget's norm")
-        refuse(
-            "distance", ~broken & ~np.isnan(self.distance), "only a broken sample has a distance; give NaN"
-        )
-        refuse("norm", free & ~np.isnan(self.eps), "a budget eps needs the name of its norm")
-
-    def _check_duplicates(self):
-        names, budgets = _codes(self.adversary), _codes(np.where(np.isnan(self.eps), -1.0, self.eps))
-        order = np.lexsort((self.index, budgets, names))
-        same = np.ones(max(len(self) - 1, 0), dtype=bool)
-        for key in (names, budgets, self.index):
-            same &= key[order][1:] == key[order][:-1]
-        if same.any():
-            # lexsort is stable, so of two equal records the later one comes second
-            i = int(order[1:][same].min())
-            raise InputError(
-                f"Records hold adversary {_short(self.adversary[i])}, eps {self.eps[i]:g}, "
-                f"index {self.index[i]} twice (again in row {i}); drop one, or give it another name"
-            )
+        columns.check_values(self)
+        columns.check_duplicates(self)
 
     @classmethod
     def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> Records:
         """One mapping per record; what is left out takes its natural value (no budget, nothing spent)."""
-        columns: dict[str, list] = {name: [] for name in COLUMNS}
+        table: dict[str, list] = {name: [] for name in COLUMNS}
         for i, row in enumerate(rows):
             for key in row:
-                if key not in columns:
+                if key not in table:
                     near = difflib.get_close_matches(str(key), COLUMNS, 1)
                     hint = (
                         f"; did you mean {near[0]!r}?" if near else f"; the columns are {', '.join(COLUMNS)}"
@@ -166,10 +124,11 @@ class Records:
                 "survived": 1.0 if row["status"] == "robust" else 0.0,
                 "clean_survived": float(bool(row["clean_correct"])),
             }
-            for name, column in columns.items():
+            natural |= {name: blank(name, 1)[0] for name in OPTIONAL}
+            for name, column in table.items():
                 value = row.get(name, natural.get(name))
-                column.append(math.nan if value is None and name in _REAL else value)
-        return cls(**columns)  # type: ignore[arg-type]
+                column.append(math.nan if value is None and name in REAL else value)
+        return cls(**table)  # type: ignore[arg-type]
 
     @classmethod
     def empty(cls) -> Records:
@@ -207,38 +166,33 @@ class Records:
                 raise InputError(f"select: there is no column {name!r}; the columns are {', '.join(COLUMNS)}")
             column = getattr(self, name)[rows]
             both_nan = isinstance(value, float) and math.isnan(value)
-            rows = rows[np.isnan(column) if both_nan and name in _REAL else column == value]
+            rows = rows[np.isnan(column) if both_nan and name in REAL else column == value]
         return Records(*(getattr(self, name)[rows] for name in COLUMNS))
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One dictionary of plain Python values per record; the inverse of `from_rows`."""
-        columns = [getattr(self, name).tolist() for name in COLUMNS]
-        return [dict(zip(COLUMNS, values)) for values in zip(*columns)]
+        table = [getattr(self, name).tolist() for name in COLUMNS]
+        return [dict(zip(COLUMNS, values)) for values in zip(*table)]
 
     def to_json_obj(self) -> dict[str, list]:
         """Columns of strict JSON values: NaN is null, infinity the string "Infinity"."""
-        return {name: json_numbers(getattr(self, name)) for name in COLUMNS}
+        return {name: json_numbers(values) for name, values in self._known().items()}
 
     @classmethod
     def from_json_obj(cls, obj: Mapping[str, list]) -> Records:
         """The inverse of `to_json_obj`."""
-        if not isinstance(obj, Mapping) or set(obj) != set(COLUMNS):
-            got = sorted(obj) if isinstance(obj, Mapping) else type(obj).__name__
-            raise InputError(f"records in JSON need exactly the columns {sorted(COLUMNS)}, got {got}")
-        return cls(**{k: json_floats(k, obj[k]) if k in _REAL else obj[k] for k in COLUMNS})  # type: ignore[arg-type]
+        if not isinstance(obj, Mapping):
+            raise InputError(f"records in JSON are an object of columns, got {type(obj).__name__}")
+        columns.check_names("JSON", obj, COLUMNS)
+        return cls(**{k: json_floats(k, v) if k in REAL else v for k, v in obj.items()})  # type: ignore[arg-type]
 
     def to_csv(self, target: str | os.PathLike | IO[str]) -> None:
         """Write as CSV, exactly reversible; what a spreadsheet would run gets a leading quote."""
-        text = io.StringIO(newline="")
-        # every text in quotes: only then is a lone carriage return kept
-        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        writer.writerow(COLUMNS)
-        columns = [[_cell(v) for v in getattr(self, name).tolist()] for name in COLUMNS]
-        writer.writerows(zip(*columns))
+        text = columns.to_csv(self._known())
         if isinstance(target, (str, os.PathLike)):
-            write_file(target, text.getvalue().encode("utf-8", "surrogatepass"))
+            write_file(target, text.encode("utf-8", "surrogatepass"))
         else:
-            target.write(text.getvalue())
+            target.write(text)
 
     @classmethod
     def from_csv(cls, source: str | os.PathLike | IO[str]) -> Records:
@@ -246,27 +200,12 @@ class Records:
         if isinstance(source, (str, os.PathLike)):
             with open(source, encoding="utf-8", errors="surrogatepass", newline="") as file:
                 return cls.from_csv(file)
-        limit = csv.field_size_limit(2**31 - 1)
-        try:
-            header, *lines = list(csv.reader(source)) or [[]]
-        finally:
-            csv.field_size_limit(limit)
-        if sorted(header) != sorted(COLUMNS):
-            raise InputError(
-                f"records in CSV need the columns {', '.join(COLUMNS)}, got {', '.join(header)!r}"
-            )
-        columns: dict[str, list] = {name: [] for name in header}
-        for n, line in enumerate(lines, start=2):
-            if len(line) != len(header):
-                raise InputError(
-                    f"record {n - 1} of the CSV has {len(line)} fields, not {len(header)}: {line!r:.200}"
-                )
-            for name, cell in zip(header, line):
-                try:
-                    columns[name].append(_uncell(name, cell))
-                except (ValueError, KeyError):
-                    raise InputError(f"record {n - 1} of the CSV: {name} is {cell!r:.200}") from None
-        return cls(**columns)  # type: ignore[arg-type]
+        return cls(**columns.from_csv(source, COLUMNS))  # type: ignore[arg-type]
+
+    def _known(self) -> dict[str, np.ndarray]:
+        """The columns to be written: of the optional ones those that say something."""
+        table = {name: getattr(self, name) for name in COLUMNS}
+        return {k: v for k, v in table.items() if k not in OPTIONAL or not columns.is_blank(k, v)}
 
     def __len__(self) -> int:
         return len(self.index)
@@ -275,64 +214,12 @@ class Records:
         if not isinstance(other, Records):
             return NotImplemented
         pairs = ((name, getattr(self, name), getattr(other, name)) for name in COLUMNS)
-        return all(np.array_equal(a, b, equal_nan=name in _REAL) for name, a, b in pairs)
+        return all(np.array_equal(a, b, equal_nan=name in REAL) for name, a, b in pairs)
 
     def __repr__(self) -> str:
-        names = [_short(n) for n in dict.fromkeys(self.adversary)]
+        names = [short(n) for n in dict.fromkeys(self.adversary)]
         shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         return f"Records({len(self)} records{' of ' + shown if names else ''})"
 
 
 COLUMNS = tuple(f.name for f in fields(Records))
-
-
-def _column(name: str, values: Any) -> np.ndarray:
-    """One column in its own dtype, a fresh array; InputError names the column and the first bad value."""
-    if name in _TEXT:
-        # an object column: names are shared, not padded to the longest, and a trailing NUL is kept
-        values = list(values)
-        column = np.empty(len(values), dtype=object)
-        for i, value in enumerate(values):
-            if not isinstance(value, str):
-                raise InputError(f"Records.{name}[{i}] is {value!r}: it has to be text")
-            column[i] = str(value)
-        return column
-    kinds, dtype = {"clean_correct": ("b", np.bool_)}.get(
-        name, ("iu", np.int64) if name in _INTEGER else ("fiu", np.float64)
-    )
-    try:
-        column = np.asarray(values)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"Records.{name} is no array of numbers: {values!r:.200}") from error
-    if column.ndim != 1:
-        raise ShapeError(f"Records.{name} has shape {column.shape}; every column is (n,)")
-    if column.size and column.dtype.kind not in kinds:
-        need = {"clean_correct": "True or False"}.get(
-            name, "integers" if name in _INTEGER else "real numbers"
-        )
-        first = next((v for v in column.tolist() if np.asarray(v).dtype.kind not in kinds), column[0])
-        raise InputError(f"Records.{name} needs {need}; got {first!r} (dtype {column.dtype})")
-    return column.astype(dtype)
-
-
-def _codes(column: np.ndarray) -> np.ndarray:
-    known: dict = {}
-    return np.array([known.setdefault(v, len(known)) for v in column.tolist()], dtype=np.int64)
-
-
-def _short(name: str) -> str:
-    return repr(name if len(name) <= 60 else name[:59] + "…")
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        return "'" + value if value.startswith(_FORMULA) else value
-    return ("false", "true")[value] if isinstance(value, bool) else value
-
-
-def _uncell(name: str, cell: str) -> Any:
-    if name in _TEXT:
-        return cell[1:] if cell.startswith("'") else cell
-    if name in _INTEGER:
-        return int(cell)
-    return float(cell) if name in _REAL else {"true": True, "false": False}[cell]

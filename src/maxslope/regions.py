@@ -15,7 +15,7 @@ from .budgets import lattice, lattice_between, rounded_down, rounded_inward, sla
 from .errors import DomainError, UnsupportedError
 from .norms import L1, L2, Linf, Norm, name_of
 from .programs import Program, Sphere, apart, solve_program
-from .rows import Key, all_of, column, flat, working
+from .rows import Key, all_of, column, dims, flat, working
 
 
 class Part(NamedTuple):
@@ -52,6 +52,7 @@ class Region:
             )
         self.lower, self.upper, self.balls, self.levels = lower, upper, balls, levels
         self._shrunk: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+        self._rounding: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self._cast: dict[tuple[torch.dtype, torch.device], tuple[Tensor | None, Tensor | None]] = {}
 
     def __repr__(self) -> str:
@@ -72,6 +73,17 @@ class Region:
                 upper = rounded_inward(upper.to(like.device), like.dtype, up=False)
             self._cast[at] = (lower, upper)
         return self._cast[at]
+
+    def rounding(self, like: Tensor) -> Tensor:
+        """How far from a bound the sum of many steps may end that should have ended on it, for each row: 32 units of
+        rounding of the largest bound."""
+        at = (like.dtype, like.device)
+        if at not in self._rounding:
+            sizes = [b.abs().nan_to_num(posinf=0.0) for b in self.bounds(like) if b is not None]
+            sizes = [s.amax(dims(s), keepdim=True) if s.ndim > 1 else s for s in sizes]
+            most = torch.maximum(*sizes) if len(sizes) == 2 else sizes[0] if sizes else like.new_zeros(())
+            self._rounding[at] = 32 * torch.finfo(like.dtype).eps * most
+        return self._rounding[at]
 
     def clip(self, x: Tensor) -> Tensor:
         """The nearest point of the box alone."""

@@ -62,7 +62,7 @@ def read_safetensors(
     with found.open("rb") as f:
         size = os.fstat(f.fileno()).st_size
         try:
-            entries, metadata = _header(f, size, limit_bytes)
+            entries, metadata = header_of(f, size, limit_bytes)
         except InputError as e:
             raise InputError(f"{typed!r} is not a valid safetensors file: {e}; fetch or save it again") from e
         for name, (dtype, shape, begin, end) in entries.items():
@@ -80,7 +80,7 @@ def read_safetensors(
     return tensors, metadata
 
 
-def _header(file: BinaryIO, size: int, limit_bytes: int) -> tuple[dict[str, Entry], dict[str, str]]:
+def header_of(file: BinaryIO, size: int, limit_bytes: int) -> tuple[dict[str, Entry], dict[str, str]]:
     """The entries in the order of their bytes, which fill the file exactly, and the metadata."""
     if size < 8:
         raise InputError(f"it has {size} bytes, and the length of the header alone takes 8")

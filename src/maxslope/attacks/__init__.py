@@ -3,7 +3,7 @@
 from .attack import Adversary, Attack
 from .ensembles import Cascade, Restarts
 from .foreign import Foreign
-from .presets import fgsm, ifgsm, mifgsm, ngd, pgd, random_search
+from .presets import fgsm, ifgsm, mifgsm, minmove, ngd, pgd, random_search
 
 __all__ = [
     "Adversary",
@@ -14,6 +14,7 @@ __all__ = [
     "fgsm",
     "ifgsm",
     "mifgsm",
+    "minmove",
     "ngd",
     "pgd",
     "random_search",

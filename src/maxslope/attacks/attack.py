@@ -41,9 +41,12 @@ class Attack:
         norm: the norm of the budget.
         motion: the norm of motion; default: that of the budget.
         tau: step size in the norm of motion; default: pace / steps of the way from the center to the farthest point of the
-            budget, which is eps where the norms are the same, and eps d^(1/p - 1/q) for l_p motion in a wider l_q ball.
+            budget, which is eps where the norms are the same, and eps d^(1/p - 1/q) for l_p motion in a wider l_q ball. For
+            a scheme that chooses its steps (`Controlled`), tau is the largest one; default: the whole way.
         pace: how far the default tau goes in all its steps, as a multiple of that way.
-        steps: number of steps.
+        steps: number of steps; with a horizon, the most.
+        horizon: the time at which each row ends exactly, a number, fraction or (rows,); default: none, and pace times that
+            way for a scheme that chooses its steps.
         bounds: (lower, upper) of valid data, numbers or tensors; None for no bounds.
         scheme: the discretization.
         loss: per-sample loss, ascended (see `maxslope.losses`).
@@ -78,6 +81,7 @@ class Attack:
     tau: Eps | None = None
     steps: int = 10
     pace: float = 1.0
+    horizon: Eps | None = None
     bounds: tuple[float | Tensor, float | Tensor] | None = None
     scheme: Scheme = field(default_factory=Explicit)
     loss: Callable[..., Tensor] = cross_entropy
@@ -100,7 +104,7 @@ class Attack:
                 raise InputError(
                     f"{label} = {value!r} is not a norm: give one such as ms.L2(), or ms.norm_of('l2')"
                 )
-        for label, value in (("eps", self.eps), ("tau", self.tau)):
+        for label, value in (("eps", self.eps), ("tau", self.tau), ("horizon", self.horizon)):
             if value is not None and not isinstance(value, Tensor):
                 rational(value, label)
         if self.tau is not None and not isinstance(self.tau, Tensor) and rational(self.tau) == 0:
@@ -142,6 +146,7 @@ class Attack:
                 start,
                 tau=self.step_size(x),
                 steps=self.steps,
+                horizon=self._end(x),
                 save=self.save,
                 stop=self.stop,
                 judge=self.judge,
@@ -151,7 +156,7 @@ class Attack:
     def __getitem__(self, rows: Tensor) -> Attack:
         """The same recipe for some of the rows: what is given per row (eps, tau, mask) is indexed."""
         per_row = {}
-        for name in ("eps", "tau", "mask"):
+        for name in ("eps", "tau", "horizon", "mask"):
             value = getattr(self, name)
             if isinstance(value, Tensor) and value.ndim and len(value) > 1:
                 per_row[name] = value[rows.to(value.device)]
@@ -168,11 +173,28 @@ class Attack:
             return self.tau
         if self.tau is not None:
             return rational(self.tau, "tau")
-        share = self.pace * self._widening(math.prod(x.shape[1:])) / self.steps
-        if not isinstance(self.eps, Tensor):
-            return rational(self.eps) * share or 1.0
-        per_row = radii(self.eps, len(x), x.device) * share
-        return torch.where(per_row == 0, torch.ones_like(per_row), per_row)
+        way = self._way(x)
+        if not self._chooses:
+            way = way / self.steps
+        return torch.where(way == 0, torch.ones_like(way), way) if isinstance(way, Tensor) else way or 1.0
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether the scheme chooses its steps."""
+        return hasattr(self.scheme, "elapsed")
+
+    def _end(self, x: Tensor) -> float | Tensor | None:
+        """When rows end: what was asked for, or the whole way for a scheme that chooses its steps."""
+        if self.horizon is None:
+            return self._way(x) if self._chooses else None
+        return self.horizon if isinstance(self.horizon, Tensor) else rational(self.horizon, "horizon")
+
+    def _way(self, x: Tensor) -> float | Tensor:
+        """How far all steps together go, in the norm of motion."""
+        share = self.pace * self._widening(math.prod(x.shape[1:]))
+        return (
+            radii(self.eps, len(x), x.device) if isinstance(self.eps, Tensor) else rational(self.eps)
+        ) * share
 
     def _widening(self, d: int) -> float:
         """The largest norm of motion in the unit ball of the budget: d^(1/p - 1/q) for l_p motion in an l_q ball, p < q."""

@@ -13,8 +13,9 @@ from ..errors import InputError
 from ..flows import Hit, Scheme
 from ..intake import nearest
 from ..losses import margin
+from ..minimizers import Minimizer
 from ..norms import L1, L2, Linf, Norm
-from ..schemes import Best, Explicit, Momentum, RandomSearch, SemiImplicit
+from ..schemes import Best, Explicit, MinimizingMovement, Momentum, RandomSearch, SemiImplicit
 from .attack import Attack
 
 
@@ -122,6 +123,34 @@ def ngd(
     """
     defaults = {"motion": L2()}
     return _made("ngd", eps=eps, tau=tau, steps=steps, norm=norm or L2(), options=defaults | options)
+
+
+def minmove(
+    eps: Eps,
+    tau: Eps | None = None,
+    steps: int = 10,
+    *,
+    minimizer: Minimizer | None = None,
+    norm: Norm | None = None,
+    **options: Any,
+) -> Attack:
+    """x_{k+1} in argmin { -loss : |v - x_k| <= tau, inside the budget } from x_0 = x: the implicit scheme (MinMove).
+
+    Every step minimizes the energy itself in its trust region, by `Descent()` unless another minimizer is given, so the loss
+    never falls. It spends many gradients a step: see `Descent` for how many.
+
+    Args:
+        eps, tau, steps: see `Attack`; tau defaults to eps / steps, so that the horizon is eps.
+
+    References: L. Weigand, T. Roith, M. Burger, "Adversarial flows", arXiv 2406.05376.
+
+    >>> import torch
+    >>> model, x, y = torch.nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 1])
+    >>> minmove(0.1, steps=3, bounds=(0, 1))(model, x, y).steps.tolist()
+    [3, 3]
+    """
+    defaults = {"scheme": MinimizingMovement(minimizer) if minimizer else MinimizingMovement()}
+    return _made("minmove", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
 def random_search(eps: Eps, steps: int = 1000, *, norm: Norm | None = None, **options: Any) -> Attack:

@@ -20,6 +20,7 @@ from ..records import Records
 from ..rows import Key
 from ..solutions import REASONS, Solution, Status
 from ..victims import Model
+from .diagnoses import diagnosis
 from .judge import Verdicts, distance, hold_to_budget, judge
 
 STAND_IN = "random search (no usable gradient)"
@@ -35,6 +36,7 @@ class Setting:
     draws: int
     seed: int
     queries: int
+    diagnose: bool = False
 
     def judge(self, x: Tensor, y: Tensor, index: Tensor) -> Verdicts:
         """The verdicts on points of the samples `index`, under the same draws whatever the points."""
@@ -207,6 +209,7 @@ def record(
         backwards=_spread(solution.backwards, rows, n, 0),
         survived=_numpy(survived),
         clean_survived=_numpy(clean.survived.masked_fill(~clean.finite, 0.0)),
+        **(diagnosis(solution, rows, n) if setting.diagnose else {}),
     )
     return out.records[name]
 

@@ -20,6 +20,7 @@ from ..victims import Model, device_of, guard, scores_of
 from .batches import Chunk, chunks, pair_of, shuffles, size_of
 from .checks import check_adversaries, check_budget, check_modes, check_range, fit_dtype, labels_for
 from .chunk import Setting, attack_chunk
+from .diagnoses import keeping_scalars
 from .probes import ROWS, hook_in, probe
 from .results import Results, save, writable
 from .showcase import showcase
@@ -44,6 +45,7 @@ def evaluate(
     draws: int = 16,
     queries: int = 1000,
     examples: int = 8,
+    diagnose: bool = False,
     adapter: Callable[[Any], Tensor] = scores_of,
     name: str | None = None,
     out: str | Path | None = None,
@@ -68,6 +70,8 @@ def evaluate(
         draws: judgments of each point of a random model.
         queries: model calls per sample of the gradient-free stand-in.
         examples: samples to show on the page.
+        diagnose: also record how well each attack follows its flow, and show it (see `maxslope.diagnose`). It makes no model
+            call and takes a few percent of time.
         name: of the model, in the report.
         out: a folder to write report.json, records.csv and, with the plots extra, report.html to, also where it stops early.
         progress: called with (samples done, all samples or None, what is being done).
@@ -114,6 +118,8 @@ def evaluate(
             "python": platform.python_version(),
         },
     }
+    if diagnose:
+        adversaries = {label: keeping_scalars(adversary) for label, adversary in adversaries.items()}
     results = Results(adversaries, meta)
     with _keeping(results, model, folder), guard(model, mode="keep"):
         pair, probed, setting = pair_of(data), None, None
@@ -129,7 +135,7 @@ def evaluate(
                 if pair:
                     labels_for(pair[1], len(pair[0]), probed.classes, 0)
                 times = draws if probed.random else 1
-                setting = Setting(probed.model, adversaries, mode, times, seed, queries)
+                setting = Setting(probed.model, adversaries, mode, times, seed, queries, diagnose)
                 results.flags += [*probed.flags, *([Flag("cast", "info", note)] if note else [])]
                 results.flags += [Flag("shuffled", "warning", _SHUFFLED)] if shuffles(data) else []
             y = labels_for(y, len(x), probed.classes, chunk.first).to(where)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..columns import OPTIONAL, blank
 from ..errors import InputError, MissingExtraError, NoGradientError
 from ..findings import Example, Flag
 from ..norms import name_of
@@ -114,6 +115,7 @@ def _idle(name: str, search: Any, like: Records) -> Records:
         forwards=np.zeros(len(like), dtype=np.int64),
         backwards=np.zeros(len(like), dtype=np.int64),
         survived=np.where(right, like.clean_survived, 0.0),
+        **{column: blank(column, len(like)) for column in OPTIONAL},
     )
 
 

@@ -3,64 +3,36 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maxslope.errors import MissingExtraError
 from maxslope.findings import Example
+from maxslope.reports.charts import (
+    INK,
+    MUTED,
+    Key,
+    Plot,
+    canvas,
+    hover,
+    norm_name,
+    percent,
+    shares,
+    short,
+    style,
+)
+from maxslope.reports.following import share
 from maxslope.reports.text import number
 
 if TYPE_CHECKING:
     from maxslope.reports.report import Report
 
-# Okabe and Ito's colors, distinct in every common color blindness; markers and dashes carry the same in gray
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#8a3b73", "#b07700", "#2b8cbe", "#111111")
-MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex")
-DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3), (4, 2))
-INK, MUTED, RULE = "#1b1f24", "#57606a", "#d8dee4"
-MOST_LINES = 60
+MOST_LINES, MOST_DOTS = 60, 2000
 
 
-class Key(NamedTuple):
-    """One entry of a legend: how `name` is drawn; marker or line may be missing."""
-
-    name: str
-    color: str
-    dash: tuple[int, ...] | None = None
-    marker: str | None = None
-
-
-class Plot(NamedTuple):
-    """A chart with its title, the sentence it shows, and its legend."""
-
-    title: str
-    caption: str
-    figure: Any
-    legend: tuple[Key, ...] = ()
-
-
-def norm_name(norm: str) -> str:
-    """How people write the norm.
-
-    >>> norm_name("linf"), norm_name("group")
-    ('ℓ∞', 'group')
-    """
-    known = {"linf": "ℓ∞", "l0": "ℓ0", "l1": "ℓ1", "l2": "ℓ2"}
-    return known.get(norm, norm if len(norm) <= 24 else norm[:23] + "…")
-
-
-def percent(value: float) -> str:
-    """A share for people.
-
-    >>> percent(0.4551)
-    '45.5\\xa0%'
-    """
-    return f"{100 * value:.1f}\u00a0%"
-
-
-def plots(report: Report) -> tuple[list[Plot], list[Plot]]:
-    """Before the examples: accuracy against eps per norm, points in the plane; after: energy, cost."""
+def plots(report: Report) -> dict[str, list[Plot]]:
+    """Before the examples: accuracy against eps per norm, points in the plane; of the flows; after them: energy, cost."""
     try:
         import bokeh  # noqa: F401
     except ImportError as error:
@@ -69,81 +41,34 @@ def plots(report: Report) -> tuple[list[Plot], list[Plot]]:
     norms = [norm for norm in dict.fromkeys(run.norm for run in report.runs) if norm]
     before = [_accuracy(report, norm, styles) for norm in norms]
     before += _points([e for e in report.examples if e.x.shape == (2,)])
-    return before, [*_energy(report, styles), _cost(report, styles)]
-
-
-def _style(k: int) -> tuple[str, str, tuple[int, ...]]:
-    return COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)], DASHES[k % len(DASHES)]
-
-
-def _figure(x: str, y: str, height: int = 340, **options: Any) -> Any:
-    """An empty chart, as wide as its column; no toolbar, so that a finger scrolls the page, not the axes."""
-    from bokeh.models import PlainText
-    from bokeh.plotting import figure
-
-    fig = figure(
-        height=height,
-        sizing_mode="stretch_width",
-        toolbar_location=None,
-        tools="",
-        min_border_right=12,
-        **options,
-    )
-    fig.outline_line_color = None
-    fig.background_fill_color = fig.border_fill_color = "#ffffff"
-    for axis, label in ((fig.xaxis, x), (fig.yaxis, y)):
-        axis.axis_label = PlainText(text=label)  # a name with dollars is no formula
-        axis.axis_label_text_font_style = "normal"
-        axis.axis_label_text_font = axis.major_label_text_font = "system-ui, sans-serif"
-        axis.axis_label_text_font_size = axis.major_label_text_font_size = "13px"
-        axis.axis_label_text_color = axis.major_label_text_color = INK
-        axis.axis_line_color = axis.major_tick_line_color = MUTED
-        axis.minor_tick_line_color = None
-    fig.grid.grid_line_color = RULE
-    fig.grid.grid_line_width = 0.7
-    return fig
-
-
-def _hover(fig: Any, renderers: list, *tips: tuple[str, str]) -> None:
-    from bokeh.models import HoverTool
-
-    fig.add_tools(HoverTool(renderers=renderers, tooltips=list(tips), visible=False))
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 60 else name[:59] + "…"
-
-
-def _shares(fig: Any) -> None:
-    from bokeh.models import NumeralTickFormatter
-
-    fig.yaxis.formatter = NumeralTickFormatter(format="0 %")
+    after = [*_energy(report, styles), _cost(report, styles)]
+    return {"before": before, "flows": _flow(report, styles), "after": after}
 
 
 def _accuracy(report: Report, norm: str, styles: dict[str, int]) -> Plot:
     curve, clean, name = report.curve(norm), report.clean_accuracy, norm_name(norm)
     budgets = [eps for other, eps in report.budgets if other == norm]
     right = max([curve.eps[-1], *budgets]) or 1.0
-    fig = _figure(
+    fig = canvas(
         f"eps ({name}, units of the data)",
         "robust accuracy",
         x_range=(-0.02 * right, 1.04 * right),
         y_range=(-0.02, 1.02),
     )
-    _shares(fig)
+    shares(fig)
     fig.varea_step(curve.eps, curve.low, curve.high, step_mode="after", fill_color=MUTED, fill_alpha=0.13)
     fig.step(curve.eps, curve.value, mode="after", line_color=INK, line_width=1.6)
     runs = [run for run in report.runs if run.norm == norm and not math.isnan(run.eps)]
     families = list(dict.fromkeys(run.family for run in runs))
     legend = [Key("all adversaries together, from the distances found", INK, ())]
     for k, family in enumerate(families):
-        color, marker, _ = _style(styles[family])
+        color, marker, _ = style(styles[family])
         mine = [run for run in runs if run.family == family]
         rates = [report.robust_accuracy[run.name] for run in mine]
         data = {
             "x": [run.eps + right * 0.014 * (k - (len(families) - 1) / 2) for run in mine],
             "eps": [number(run.eps) for run in mine],
-            "name": [_short(run.name) for run in mine],
+            "name": [short(run.name) for run in mine],
             "rate": [float(rate) for rate in rates],
             "low": [rate.low for rate in rates],
             "high": [rate.high for rate in rates],
@@ -151,7 +76,7 @@ def _accuracy(report: Report, norm: str, styles: dict[str, int]) -> Plot:
         }
         fig.segment("x", "low", "x", "high", source=data, line_color=color, line_width=1.6)
         dots = fig.scatter("x", "rate", source=data, marker=marker, size=9, color=color, line_color="white")
-        _hover(fig, [dots], ("adversary", "@name"), ("eps", "@eps"), ("robust accuracy", "@says"))
+        hover(fig, [dots], ("adversary", "@name"), ("eps", "@eps"), ("robust accuracy", "@says"))
         legend.append(Key(family, color, None, marker))
     falls = [f"{percent(report.worst_case[norm, eps])} at {number(eps)}" for eps in _few(budgets)]
     if not falls:
@@ -174,29 +99,29 @@ def _energy(report: Report, styles: dict[str, int]) -> list[Plot]:
     if not examples:
         return []
     family = {run.name: run.family for run in report.runs}
-    fig = _figure("time t (units of the norm)", "energy E (descended)")
+    fig = canvas("time t (units of the norm)", "energy E (descended)")
     shown, legend = examples[:MOST_LINES], {}
     for name in dict.fromkeys(e.adversary for e in shown):
         k = styles.get(family.get(name, name), len(styles))
-        color, marker, dash = _style(k)
+        color, marker, dash = style(k)
         mine = [e for e in shown if e.adversary == name]
         keep = [np.isfinite(e.energies) & np.isfinite(e.times) for e in mine]
         data = {
             "xs": [e.times[ok].astype(float).tolist() for e, ok in zip(mine, keep)],
             "ys": [e.energies[ok].astype(float).tolist() for e, ok in zip(mine, keep)],
-            "name": [_short(name)] * len(mine),
+            "name": [short(name)] * len(mine),
             "sample": [f"{e.index}, {e.status}" for e in mine],
         }
         data |= {"x": [v[-1] for v in data["xs"]], "y": [v[-1] for v in data["ys"]]}
-        style = {
+        look = {
             "color": color,
             "line_width": 1.6,
             "alpha": 0.8,
             "line_dash": " ".join(map(str, dash)) or "solid",
         }
-        line = fig.multi_line("xs", "ys", source=data, **style)
+        line = fig.multi_line("xs", "ys", source=data, **look)
         dots = fig.scatter("x", "y", source=data, marker=marker, size=7, color=color)
-        _hover(fig, [line, dots], ("adversary", "@name"), ("sample", "@sample"), ("t, E", "$x, $y"))
+        hover(fig, [line, dots], ("adversary", "@name"), ("sample", "@sample"), ("t, E", "$x, $y"))
         legend[family.get(name, name)] = Key(family.get(name, name), color, dash, marker)
     drops = [float(np.diff(e.energies[np.isfinite(e.energies)][[0, -1]])[0]) for e in examples]
     down, broken = sum(d < 0 for d in drops), sum(e.status == "broken" for e in examples)
@@ -210,6 +135,57 @@ def _energy(report: Report, styles: dict[str, int]) -> list[Plot]:
     return [Plot("Energy along the flow", caption, fig, tuple(legend.values()))]
 
 
+def _flow(report: Report, styles: dict[str, int]) -> list[Plot]:
+    """The energy drop of each sample against the integral of the slope; on the diagonal they are equal.
+
+    Args:
+        styles: the number of the style of each family.
+    """
+    r = report.records
+    known = np.isfinite(r.dissipation) & np.isfinite(r.energy_drop) & (r.flow_verdict != "")
+    runs = [run for run in report.runs if known[run.rows].any()]
+    if not runs:
+        return []
+    fig = canvas("what the slope promised, ∫ slope dt", "how far the energy fell", height=420)
+    each = max(20, MOST_DOTS // len(runs))
+    rows = {run.name: _some(run.rows[known[run.rows]], each) for run in runs}
+    drawn = np.concatenate([*rows.values()])
+    top = max(0.0, r.dissipation[drawn].max(), r.energy_drop[drawn].max())
+    legend: dict[str | None, Key] = {None: Key("follows its flow exactly", INK, ())}
+    for run in runs:
+        color, marker, _ = style(styles[run.family])
+        mine = rows[run.name]
+        data = {
+            "x": r.dissipation[mine],
+            "y": r.energy_drop[mine],
+            "name": [short(run.name)] * len(mine),
+            "says": [f"{r.index[i]}, {r.status[i]}, {short(str(r.flow_verdict[i]))}" for i in mine],
+        }
+        look = {"marker": marker, "size": 6, "color": color, "fill_alpha": 0.35, "line_alpha": 0.9}
+        dots = fig.scatter("x", "y", source=data, **look)
+        hover(fig, [dots], ("adversary", "@name"), ("sample", "@says"), ("∫ slope, drop", "@x, @y"))
+        legend[run.family] = Key(run.family, color, None, marker)
+    fig.line([0, top], [0, top], line_color=INK, line_width=1.4)
+    lines = [line for line in report.followed() if line.median == line.median]
+    caption = ""
+    if lines:
+        best, worst = min(lines, key=lambda f: f.median), max(lines, key=lambda f: f.median)
+        caption = f"{short(best.name)} misses the line by {share(best.median)} in the median"
+        caption += f", {short(worst.name)} by {share(worst.median)}. " if worst is not best else ". "
+    caption += (
+        "One point per sample. On the line the energy fell by all that the slope promised along the way; below it the steps "
+        "overshoot, or zigzag along a kink; above it the slope grew within a step, and shorter steps would have seen that."
+    )
+    if len(drawn) < sum(int(known[run.rows].sum()) for run in runs):
+        caption += f" Up to {each} samples of each adversary are drawn."
+    return [Plot("Energy drop against slope", caption, fig, tuple(legend.values()))]
+
+
+def _some(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many, evenly spread."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
+
+
 def _cost(report: Report, styles: dict[str, int]) -> Plot:
     from bokeh.core.properties import value
 
@@ -217,13 +193,13 @@ def _cost(report: Report, styles: dict[str, int]) -> Plot:
     spent = {name: c.mean_forwards + c.mean_backwards for name, c in costs.items()}
     positive = [v for v in spent.values() if v > 0]
     log = bool(positive) and len(positive) == len(spent) and max(positive) > 8 * min(positive)
-    fig = _figure(
+    fig = canvas(
         "passes per sample (forward + backward)",
         "robust accuracy",
         y_range=(-0.04, 1.04),
         x_axis_type="log" if log else "linear",
     )
-    _shares(fig)
+    shares(fig)
     # room for the budgets written at the right
     top = max(positive, default=1.0)
     fig.x_range.start, fig.x_range.end = (min(positive) / 1.6, top * 2) if log else (0, top * 1.2)
@@ -238,19 +214,19 @@ def _cost(report: Report, styles: dict[str, int]) -> Plot:
         )  # fmt: skip
     legend = []
     for family, k in styles.items():
-        color, marker, _ = _style(k)
+        color, marker, _ = style(k)
         mine = [run for run in report.runs if run.family == family]
         data = {
             "x": [spent[run.name] for run in mine],
             "y": [float(report.robust_accuracy[run.name]) for run in mine],
-            "name": [_short(run.name) for run in mine],
+            "name": [short(run.name) for run in mine],
             "passes": [
                 f"{costs[r.name].mean_forwards:.1f} + {costs[r.name].mean_backwards:.1f}" for r in mine
             ],
             "says": [percent(report.robust_accuracy[run.name]) for run in mine],
         }
         dots = fig.scatter("x", "y", source=data, marker=marker, size=9, color=color, line_color="white")
-        _hover(
+        hover(
             fig,
             [dots],
             ("adversary", "@name"),
@@ -268,11 +244,11 @@ def _cost(report: Report, styles: dict[str, int]) -> Plot:
         min(group, key=lambda r: spent[r.name]),
         min(group, key=lambda r: (rate[r.name], spent[r.name])),
     )
-    caption = f"{_short(cheap.name)}, the cheapest, leaves {percent(rate[cheap.name])} "
+    caption = f"{short(cheap.name)}, the cheapest, leaves {percent(rate[cheap.name])} "
     caption += f"after {spent[cheap.name]:.4g} passes per sample"
     if strong is not cheap:
         caption += (
-            f"; {_short(strong.name)} leaves {percent(rate[strong.name])} after {spent[strong.name]:.4g}"
+            f"; {short(strong.name)} leaves {percent(rate[strong.name])} after {spent[strong.name]:.4g}"
         )
     total = sum(c.forwards + c.backwards for c in costs.values())
     caption += f". All adversaries together took {total:,} passes."
@@ -285,7 +261,7 @@ def _points(examples: list[Example]) -> list[Plot]:
     """Points in the plane: one arrow per example, from clean to adversarial."""
     if not examples:
         return []
-    fig = _figure("first coordinate", "second coordinate", height=420, match_aspect=True)
+    fig = canvas("first coordinate", "second coordinate", height=420, match_aspect=True)
     a, b = np.array([e.x for e in examples], float), np.array([e.x_adv for e in examples], float)
     fig.segment(a[:, 0], a[:, 1], b[:, 0], b[:, 1], line_color=MUTED, line_width=1.4)
     legend = [Key("the way to the adversarial point", MUTED, (), "triangle")]
@@ -294,7 +270,7 @@ def _points(examples: list[Example]) -> list[Plot]:
     moved = np.abs(move).max(axis=1) > 0
     fig.scatter(b[moved, 0], b[moved, 1], marker="triangle", angle=angle[moved], size=8, color=INK)
     for k, label in enumerate(dict.fromkeys(e.label for e in examples)):
-        color, marker, _ = _style(k)
+        color, marker, _ = style(k)
         of = np.array([e.label == label for e in examples])
         data = {
             "x": a[of, 0],
@@ -302,10 +278,10 @@ def _points(examples: list[Example]) -> list[Plot]:
             "says": [
                 f"{e.index}: {e.clean_pred} to {e.adv_pred}, {e.status}" for e in examples if e.label == label
             ],
-            "name": [_short(e.adversary) for e in examples if e.label == label],
+            "name": [short(e.adversary) for e in examples if e.label == label],
         }
         dots = fig.scatter("x", "y", source=data, marker=marker, size=7, color=color, line_color="white")
-        _hover(fig, [dots], ("sample", "@says"), ("adversary", "@name"))
+        hover(fig, [dots], ("sample", "@says"), ("adversary", "@name"))
         legend.append(Key(f"clean, label {label}", color, None, marker))
     length = np.linalg.norm(move, axis=1)
     broken = sum(e.status == "broken" for e in examples)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from maxslope.errors import InputError, MissingExtraError
 from maxslope.findings import Rate
 from maxslope.reports import figures
+from maxslope.reports.charts import Plot, norm_name, percent
+from maxslope.reports.following import MEANING, meanings, share
 from maxslope.reports.images import png_uri, view
 from maxslope.reports.reduction import ClassRates
 from maxslope.reports.text import headlines, lines, number, samples, title
@@ -71,16 +73,17 @@ def page(report: Report) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     env.filters |= {
-        "percent": figures.percent,
+        "percent": percent,
+        "share": share,
         "number": number,
         "interval": _interval,
-        "norm": figures.norm_name,
+        "norm": norm_name,
     }
     env.globals |= {"samples": samples, "marker_paths": MARKER_PATHS}
     template = env.from_string(
         resources.files("maxslope.reports").joinpath("template.html").read_text("utf-8")
     )
-    bounds = report.meta.get("bounds")
+    bounds, flows = report.meta.get("bounds"), report.followed()
     flagged = {index for flag in report.all_flags for index in flag.rows}
     return template.render(
         policy=policy,
@@ -94,6 +97,9 @@ def page(report: Report) -> str:
         views=[view(e, bounds, report.class_name) for e in report.examples if e.x.shape != (2,)],
         flagged=flagged,
         charts=charts,
+        flows=flows,
+        meaning=MEANING,
+        meanings=meanings(flows),
         classes=_classes(report),
         how=_how(report.meta),
         # "<" as an escape: the data cannot close its own script element
@@ -103,16 +109,12 @@ def page(report: Report) -> str:
 
 
 def _charts(report: Report) -> tuple[dict[str, list], list[dict]]:
-    """The charts for the template, before and after the examples, and what bokeh needs to draw them."""
-    charts: dict[str, list] = {"before": [], "after": []}
+    """The charts for the template by their place, and what bokeh needs to draw them."""
     items: list[dict] = []
-    before, after = figures.plots(report)
-    given = [figures.Plot(*figure) for figure in report.figures]
-    places = [
-        *(("before", plot, False) for plot in before),
-        *(("after", plot, True) for plot in given),
-        *(("after", plot, False) for plot in after),
-    ]
+    own = figures.plots(report)
+    charts: dict[str, list] = {place: [] for place in own}
+    places = [("after", Plot(*figure), True) for figure in report.figures]
+    places += [(place, plot, False) for place in own for plot in own[place]]
     for k, (place, plot, foreign) in enumerate(places):
         # a figure given by the caller may have a fixed width: it scrolls in its own box
         chart: dict[str, Any] = {"id": f"chart-{k}", "plot": plot, "picture": None, "foreign": foreign}
@@ -126,7 +128,7 @@ def _charts(report: Report) -> tuple[dict[str, list], list[dict]]:
     return charts, items
 
 
-def _item(plot: figures.Plot, target: str) -> dict:
+def _item(plot: Plot, target: str) -> dict:
     from bokeh.embed import json_item
     from bokeh.model import Model
 
@@ -170,7 +172,7 @@ def _classes(report: Report) -> dict[str, Any]:
     # the budget that tells classes apart best, not one where all or none is left
     telling = max(report.budgets, key=spread, default=None)
     if telling:
-        where = f"at {figures.norm_name(telling[0])} eps {number(telling[1])}"
+        where = f"at {norm_name(telling[0])} eps {number(telling[1])}"
     ranked = sorted(classes, key=lambda row: (rate(row), row.clean))
     weakest = (ranked[0].name, rate(ranked[0]), where)
     return {"rows": ranked if many else classes, "many": many, "weakest": weakest}

@@ -18,6 +18,7 @@ from maxslope.errors import InputError
 from maxslope.files import write_file
 from maxslope.findings import Example, Flag, Rate
 from maxslope.records import Records
+from maxslope.reports.following import Followed, followed
 from maxslope.reports.reduction import Reduction
 
 FORMAT = "maxslope report"
@@ -86,6 +87,10 @@ class Report(Reduction):
             )
             found.append(Flag("unequal-samples", "warning", message, len(short)))
         return (*self.flags, *found)
+
+    def followed(self) -> list[Followed]:
+        """Per adversary that was diagnosed: how well it follows its flow."""
+        return followed(self)
 
     def table(self) -> str:
         """Everything as aligned plain text."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from maxslope.findings import Flag, Rate
+from maxslope.reports.following import MEANING, Followed, meanings, share
 from maxslope.reports.reduction import Attribution, Cost
 
 if TYPE_CHECKING:
@@ -122,6 +123,9 @@ def table(report: Report) -> str:
             ],
             left=4,
         )
+    if flows := report.followed():
+        out += ["", "does each attack follow its flow?"]
+        out += [f"  {line}" for line in _align([_flow_header(flows), *map(_flow_cells, flows)], left=2)]
     if report.all_flags:
         out += ["", "flags"]
         for flag in report.all_flags:
@@ -144,6 +148,11 @@ def markdown(report: Report) -> str:
         out += ["", "Worst case, an upper bound of the true robust accuracy:", ""]
         cells = [(h.norm, number(h.eps), str(h.rate), " ".join(notes(h))) for h in headlines(report)]
         out += _pipes(("norm", "eps", "robust accuracy", "note"), cells)
+    if flows := report.followed():
+        out += ["", "## Do the attacks follow their flow?", ""]
+        out += [*_pipes(_flow_header(flows), map(_flow_cells, flows)), "", MEANING]
+        out += [""] if meanings(flows) else []
+        out += [f"- **{kind}**: {text}" for kind, text in meanings(flows).items()]
     if report.all_flags:
         out += ["", "## Flags", ""]
         for flag in report.all_flags:
@@ -186,6 +195,24 @@ def _cells(report: Report) -> Iterator[tuple[str, ...]]:
         yield (printable(line.name), printable(line.norm), number(line.eps), str(line.rate), *counts, *spent)
 
 
+def _flow_header(flows: Sequence[Followed]) -> tuple[str, ...]:
+    return (
+        "adversary",
+        "norm",
+        "eps",
+        "samples",
+        "median defect",
+        "95 % below",
+        *map(printable, flows[0].verdicts),
+    )
+
+
+def _flow_cells(line: Followed) -> tuple[str, ...]:
+    defects = (share(value) for value in (line.median, line.high))
+    shares = (share(count / line.count) if count else "–" for count in line.verdicts.values())
+    return (printable(line.name), printable(line.norm), number(line.eps), str(line.count), *defects, *shares)
+
+
 def _width(text: str) -> int:
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
@@ -204,7 +231,7 @@ def _align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
 
 def _pipes(header: Sequence[str], rows) -> list[str]:
     body = ["| " + " | ".join(map(_escape, row)) + " |" for row in rows]
-    return ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header), *body]
+    return ["| " + " | ".join(map(_escape, header)) + " |", "|" + " --- |" * len(header), *body]
 
 
 def _escape(text: str) -> str:

@@ -1,9 +1,11 @@
 """Discretizations of a flow: every step minimizes a model of the energy over the tau ball, inside the domain."""
 
 from .best import Best
+from .controlled import Controlled
 from .explicit import Explicit
 from .momentum import Momentum
+from .movement import MinimizingMovement
 from .search import RandomSearch
 from .semi_implicit import SemiImplicit
 
-__all__ = ["Best", "Explicit", "Momentum", "RandomSearch", "SemiImplicit"]
+__all__ = ["Best", "Controlled", "Explicit", "MinimizingMovement", "Momentum", "RandomSearch", "SemiImplicit"]

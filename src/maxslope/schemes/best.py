@@ -67,3 +67,10 @@ class Best:
 
     def result(self, state: Tracked, x: Tensor, seen: Point | None) -> tuple[Tensor, Point]:
         return state.result(x, seen)
+
+    def __getattr__(self, name: str) -> Any:
+        """What the scheme inside tells of its state (`elapsed`, `gap`), where it does."""
+        if name not in ("elapsed", "gap"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        inner = getattr(self.scheme, name)
+        return lambda state: inner(state.inner)

@@ -48,3 +48,7 @@ class Explicit:
     ) -> tuple[Tensor, None, Point]:
         seen = flow.energy.evaluate(x)
         return advance(flow, x, seen.grad, tau), None, seen
+
+    def move(self, flow: Flow, x: Tensor, g: Tensor, tau: float | Tensor) -> Tensor:
+        """Where the step goes from x for the gradient g."""
+        return advance(flow, x, g, tau)

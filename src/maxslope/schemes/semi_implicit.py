@@ -44,6 +44,9 @@ class SemiImplicit:
         self, flow: Flow, x: Tensor, tau: float | Tensor, state: None, *, key: Key, k: int
     ) -> tuple[Tensor, None, Point]:
         seen = flow.energy.evaluate(x)
-        g = seen.grad
+        return self.move(flow, x, seen.grad, tau), None, seen
+
+    def move(self, flow: Flow, x: Tensor, g: Tensor, tau: float | Tensor) -> Tensor:
+        """Where the step goes from x for the gradient g."""
         new = flow.domain.near(x, tau, flow.norm).lmo(g, near=x)
-        return torch.where(column(all_of(g == 0), x), x, new), None, seen
+        return torch.where(column(all_of(g == 0), x), x, new)

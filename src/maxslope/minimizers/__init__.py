@@ -1,0 +1,9 @@
+"""Minimizers of an energy over the small region of one step."""
+
+from .consensus import Consensus
+from .descent import Descent
+from .grid import Grid
+from .minimizer import Found, Minimizer
+from .sampling import Sampling
+
+__all__ = ["Consensus", "Descent", "Found", "Grid", "Minimizer", "Sampling"]
