@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import maxslope as ms
 from maxslope import cli
 from maxslope.data import load_data
+from maxslope.diagnostics import KINDS
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn")
 MLP = ["--model", "maxslope.models:digits_mlp", "--data", "digits"]
@@ -605,3 +606,13 @@ def test_module_as_a_program(folder):
     assert (process.returncode, err) == (0, "")
     assert out.startswith("hello from the model\n")
     assert out.rstrip().endswith(("open o/report.html", "open o/report.json"))
+
+
+def test_diagnose_brings_verdicts_into_records(run):
+    code, out, _ = run("evaluate", *SMALL, "--adversary", "ifgsm,random-search", "--diagnose", "--out", "o")
+    assert code == 0
+    records = ms.Report.from_json(Path("o") / "report.json").records
+    ifgsm = records.adversary == "ifgsm"
+    assert (records.flow_verdict[~ifgsm] == "").all()
+    assert set(records.flow_verdict[ifgsm & records.clean_correct]) <= set(KINDS)
+    assert "follow" in out

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from maxslope.attacks import Restarts, ifgsm, minmove
 from maxslope.domains import Ball, Box
 from maxslope.energies import Point
-from maxslope.errors import UnsupportedError
+from maxslope.errors import NoGradientError, UnsupportedError
 from maxslope.flows import Flow, solve
 from maxslope.minimizers import Consensus, Descent, Found, Grid, Sampling
 from maxslope.models import digits_mlp
@@ -216,3 +216,16 @@ class Broken(Sampling):
 def test_broken_minimizers_are_found_out(how):
     with pytest.raises(LawError, match="minimizer"):
         check_minimizer(Broken(how))
+
+
+def test_energies_without_gradients_need_a_minimizer_without():
+    x = Key.of(3, 6).uniform((2,))
+    flow = Flow(lambda v: (v - 0.3).abs().sum(1).detach(), domain=Box(0, 1))
+    for minimizer in (Grid(points=9), Consensus(particles=20, iterations=10), Sampling()):
+        found = solve(flow, MinimizingMovement(minimizer), x, tau=0.2, steps=5, save=SaveAt(scalars=True))
+        assert float(found.energy.max()) < 0.2
+        assert bool(found.slopes.isnan().all())
+    with pytest.raises(NoGradientError, match="random_search"):
+        solve(flow, MinimizingMovement(), x, tau=0.2, steps=5)
+    with pytest.raises(NoGradientError):
+        solve(Flow(flow.energy, p=2), MinimizingMovement(Grid()), x, tau=0.2, steps=5)

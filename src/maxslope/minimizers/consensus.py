@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -73,6 +74,8 @@ class Consensus:
     sigma: float = 1.3
     dt: float = 0.2
     noise: str = "anisotropic"
+
+    needs_gradient: ClassVar[bool] = False
 
     @classmethod
     def paper(cls, alpha: float = 1.0) -> Consensus:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -50,6 +51,8 @@ class Grid:
 
     points: int = 33
     zooms: int = 1
+
+    needs_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count(self, "points", 3)

@@ -32,7 +32,8 @@ class Minimizer(Protocol):
         found = argmin { E(v) : v in domain },   E(found) <= E(x)
 
     What is found is strictly better than x, or x itself, so a flat energy stays. Values that are not finite never win,
-    rows never mix, and a row's result depends on its own entry of the key only.
+    rows never mix, and a row's result depends on its own entry of the key only. A minimizer with `needs_gradient = False`
+    is also given energies that have no gradient; `here.grad` is None then.
     """
 
     def __call__(

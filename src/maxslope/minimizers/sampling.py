@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +56,8 @@ class Sampling:
     """
 
     points: int = 64
+
+    needs_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count(self, "points", 1)

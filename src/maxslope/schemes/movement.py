@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..energies import Point
+from ..errors import NoGradientError
 from ..flows import Flow
 from ..minimizers import Descent, Found, Minimizer
 from ..rows import Key, column
@@ -56,7 +57,7 @@ class MinimizingMovement:
         self, flow: Flow, x: Tensor, tau: float | Tensor, state: Here, *, key: Key, k: int
     ) -> tuple[Tensor, Here, Point]:
         if state.value is None or state.grad is None:
-            here = flow.energy.evaluate(x)
+            here = self._look(flow, x)
         else:  # whether the goal is reached is asked of the energy only where somebody wants to know
             here = Point(state.value, state.grad, lambda: flow.energy.evaluate(x, grad=False).hit)  # type: ignore[arg-type, return-value]
         found = (_move if flow.p == math.inf else _move_finite)(
@@ -69,6 +70,15 @@ class MinimizingMovement:
         if grad is not None and here.grad is not None:
             grad = torch.where(column(lower, x), grad, here.grad)
         return new, Here(value, grad, state.gap + found.gap.double()), here
+
+    def _look(self, flow: Flow, x: Tensor) -> Point:
+        """What is known at x; without a gradient where there is none and the minimizer does not need it."""
+        try:
+            return flow.energy.evaluate(x)
+        except NoGradientError:
+            if flow.p < math.inf or getattr(self.minimizer, "needs_gradient", True):
+                raise
+            return flow.energy.evaluate(x, grad=False)
 
     def gap(self, state: Here) -> Tensor:
         return state.gap

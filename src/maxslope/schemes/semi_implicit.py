@@ -24,7 +24,7 @@ class SemiImplicit:
     Raises:
         UnsupportedError: p is finite, or the step ball and the domain have no exact oracle together.
 
-    References: L. Weigand, T. Roith, M. Burger, "Adversarial flows", arXiv 2406.05376, section 4.
+    References: L. Weigand, T. Roith, M. Burger, "Adversarial flows", arXiv 2406.05376.
 
     >>> from maxslope.flows import solve
     >>> from maxslope.domains import Box
