@@ -56,7 +56,11 @@ def test_the_same_again(demo, tmp_path):
 
     _, (_, plain), _, _ = demo
     again = ms.evaluate(
-        ms.models.digits_cnn(), load_data("digits", limit=128), adversaries(quick=True), examples=0
+        ms.models.digits_cnn(),
+        load_data("digits", limit=128),
+        adversaries(quick=True),
+        examples=0,
+        diagnose=True,
     )
     assert again.records == plain.records
 

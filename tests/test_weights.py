@@ -1,4 +1,4 @@
-"""Files made to mislead the loader of weights: each is refused in words, in 2 seconds and 200 MB.
+"""Files made to mislead the loader of weights: each is refused in words, in 2 seconds of processor time and 200 MB.
 
 All of them are read in one process of their own, whose address space may grow by 200 MB; it reports what
 each one cost.
@@ -496,14 +496,14 @@ resource.setrlimit(resource.RLIMIT_AS, (grown, grown))
 report = {}
 for path in json.loads(sys.argv[2]):
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
-    before, start = kilobytes("VmRSS"), time.perf_counter()
+    before, start = kilobytes("VmRSS"), time.process_time()
     try:
         kind, text = "taken", repr(load_state(path))[:200]
     except MaxslopeError as e:
         kind, text = type(e).__name__, str(e)
     except BaseException as e:
         kind, text = "raw " + type(e).__name__, str(e)
-    report[path] = [kind, text, time.perf_counter() - start, (kilobytes("VmHWM") - before) / 1000]
+    report[path] = [kind, text, time.process_time() - start, (kilobytes("VmHWM") - before) / 1000]
 print(json.dumps(report))
 """
 NAMES = list(cases(""))
