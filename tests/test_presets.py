@@ -1,5 +1,6 @@
 """Presets: their defaults reach the optimum of a linear model in every budget and motion, and bad options are named."""
 
+import dataclasses
 import itertools
 import math
 from fractions import Fraction
@@ -93,3 +94,44 @@ def test_fractions_are_never_rounded_up(text):
 def test_what_cannot_be_is_said(make, said):
     with pytest.raises(ms.InputError, match=said):
         make()
+
+
+def test_a_cascade_goes_on_without_the_adversaries_that_need_a_gradient():
+    data, net = ms.data.load_data("digits", limit=20), ms.models.digits_mlp()
+    x, y = data.x, data.y
+
+    def blind(v):
+        return net(v).detach()
+
+    found = ms.Cascade(ms.pgd(0.3, steps=3, bounds=(0, 1)), ms.random_search(0.3, steps=60, bounds=(0, 1)))(
+        blind, x, y
+    )
+    assert bool(found.hit.any())
+    assert int(found.backwards.sum()) == 0
+    for attack in (ms.Cascade(ms.fgsm(0.3), ms.pgd(0.3)), ms.Restarts(ms.pgd(0.3), 2)):
+        with pytest.raises(ms.NoGradientError, match="random_search"):
+            attack(blind, x, y)
+
+
+def test_what_is_proved_is_not_attacked_again_and_stays_proved():
+    data, net = ms.data.load_data("digits", limit=6), ms.models.digits_mlp()
+    attack = ms.pgd(0.01, steps=2, bounds=(0, 1))
+
+    def prover(model, x, y, *, key=None):
+        found = attack(model, x, y, key=key)
+        robust = ~found.hit
+        return dataclasses.replace(
+            found, status=torch.where(robust, int(ms.Status.PROVED), found.status).to(torch.int8)
+        )
+
+    asked = []
+
+    def watched(model, x, y, *, key=None):
+        asked.append(len(x))
+        return attack(model, x, y, key=key)
+
+    first = ms.Cascade(prover, watched)(net, data.x, data.y)
+    assert asked == []
+    later = ms.Cascade(attack, prover)(net, data.x, data.y)
+    for found in (first, later):
+        assert set(found.status[~found.hit].tolist()) == {int(ms.Status.PROVED)}

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "attacks": "Adversary Attack Cascade Foreign Restarts fgsm ifgsm mifgsm minmove ngd pgd random_search",
+    "attacks": (
+        "L0 Adversary Attack Cascade Crossover ExactAttack Foreign HopSkipJump MinimumNorm Recombination Restarts "
+        "Targeted apgd apgd_t autoattack carlini_wagner crossover ddn deepfool exact fab fgsm fmn hop_skip_jump ifgsm "
+        "mifgsm minmove ngd pgd random_search square"
+    ),
     "domains": "Ball Box Domain Intersection",
     "counting": "Counted",
     "diagnostics": "Diagnosis compare_steps diagnose order_in_tau",
@@ -21,15 +25,17 @@ _NAMES = {
     "evaluation": "evaluate",
     "flows": "Flow Hit Scheme Stall Stop solve",
     "losses": "cross_entropy dlr margin squared_error",
-    "minimizers": "Consensus Descent Found Grid Minimizer Sampling",
+    "minimizers": "Consensus Descent Exact Found Grid Minimizer Sampling",
     "norms": "Group L1 L2 Linf Lp Norm norm_of",
+    "onnx": "read_onnx",
     "paths": "SavedPath",
     "records": "Records",
     "reports": "Report",
     "rows": "Key",
-    "schemes": "Best Controlled Explicit MinimizingMovement Momentum RandomSearch SemiImplicit",
+    "schemes": "Adaptive Best Controlled Explicit MinimizingMovement Momentum RandomSearch SemiImplicit Squares",
     "slopes": "slope",
     "solutions": "SaveAt Solution Status",
+    "specifications": "Specification read_vnnlib",
     "victims": "guard predict scores_of",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -38,18 +44,37 @@ _MODULES = ("data", "models", "testing")
 if TYPE_CHECKING:
     from . import data, models, testing
     from .attacks import (
+        L0,
         Adversary,
         Attack,
         Cascade,
+        Crossover,
+        ExactAttack,
         Foreign,
+        HopSkipJump,
+        MinimumNorm,
+        Recombination,
         Restarts,
+        Targeted,
+        apgd,
+        apgd_t,
+        autoattack,
+        carlini_wagner,
+        crossover,
+        ddn,
+        deepfool,
+        exact,
+        fab,
         fgsm,
+        fmn,
+        hop_skip_jump,
         ifgsm,
         mifgsm,
         minmove,
         ngd,
         pgd,
         random_search,
+        square,
     )
     from .counting import Counted
     from .diagnostics import Diagnosis, compare_steps, diagnose, order_in_tau
@@ -69,13 +94,15 @@ if TYPE_CHECKING:
     from .evaluation import evaluate
     from .flows import Flow, Hit, Scheme, Stall, Stop, solve
     from .losses import cross_entropy, dlr, margin, squared_error
-    from .minimizers import Consensus, Descent, Found, Grid, Minimizer, Sampling
+    from .minimizers import Consensus, Descent, Exact, Found, Grid, Minimizer, Sampling
     from .norms import L1, L2, Group, Linf, Lp, Norm, norm_of
+    from .onnx import read_onnx
     from .paths import SavedPath
     from .records import Records
     from .reports import Report
     from .rows import Key
     from .schemes import (
+        Adaptive,
         Best,
         Controlled,
         Explicit,
@@ -83,9 +110,11 @@ if TYPE_CHECKING:
         Momentum,
         RandomSearch,
         SemiImplicit,
+        Squares,
     )
     from .slopes import slope
     from .solutions import SaveAt, Solution, Status
+    from .specifications import Specification, read_vnnlib
     from .victims import guard, predict, scores_of
 
 __all__ = [*sorted(_HOME), *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -132,7 +132,8 @@ def evaluate(
     Parameters
     ----------
     adversary
-        One or several of fgsm, ifgsm, pgd, mifgsm, ngd, minmove, random-search, separated by commas.
+        One or several of fgsm, ifgsm, pgd, mifgsm, ngd, minmove, apgd, apgd-t, autoattack, square, random-search, separated by
+        commas.
     queries
         Model calls per sample of the gradient-free stand-in, where gradients cannot be used.
     diagnose
@@ -161,7 +162,7 @@ def attack(
     Parameters
     ----------
     adversary
-        One of fgsm, ifgsm, pgd, mifgsm, ngd, minmove, random-search.
+        One of fgsm, ifgsm, pgd, mifgsm, ngd, minmove, apgd, apgd-t, autoattack, square, random-search.
     target
         Attack until the model predicts this class, instead of any wrong one.
     out

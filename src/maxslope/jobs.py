@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from . import attacks, losses
-from .attacks import Attack, Restarts
+from .attacks import Restarts
 from .budgets import rational
 from .data import Data, load_data
 from .errors import InputError, MaxslopeError, StoppedError
@@ -29,13 +29,17 @@ from .reports import Report
 from .rows import Key
 from .victims import guard, scores_of
 
-PRESETS: dict[str, Callable[..., Attack]] = {
+PRESETS: dict[str, Callable[..., Any]] = {
     "fgsm": attacks.fgsm,
     "ifgsm": attacks.ifgsm,
     "pgd": attacks.pgd,
     "mifgsm": attacks.mifgsm,
     "ngd": attacks.ngd,
     "minmove": attacks.minmove,
+    "apgd": attacks.apgd,
+    "apgd-t": attacks.apgd_t,
+    "autoattack": attacks.autoattack,
+    "square": attacks.square,
     "random-search": attacks.random_search,
 }
 LOSSES = {
@@ -100,10 +104,21 @@ class Job:
     def _adversary(self, text: str, eps: str | float, bounds: Any, loss: Any) -> Any:
         norm = norm_of(self.norm)
         options: dict[str, Any] = {"norm": norm, "bounds": bounds, "seed": self.seed}
+        known = inspect.signature(self._preset(text)).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in known.values()):  # a composition, which has its own
+            for option, value in (
+                ("motion", self.motion),
+                ("loss", None if self.loss == "auto" else self.loss),
+            ):
+                if value is not None:
+                    raise InputError(
+                        f"--{option} {value}: {text} has its own; use another adversary, such as apgd"
+                    )
+            loss = None
         if self.motion is not None:
             options["motion"] = norm_of(self.motion)
         for option, value in (("tau", self.tau and _number(self.tau)), ("steps", self.steps)):
-            if value is not None and option in inspect.signature(self._preset(text)).parameters:
+            if value is not None and option in known:
                 options[option] = value
         if loss is not None:
             options["loss"] = loss

@@ -20,6 +20,7 @@ class Status(IntEnum):
 
     HORIZON: took all its steps. HIT: reached its goal. STALLED: a stop test found it finished. STUCK: zero gradient.
     NONFINITE: NaN or infinite energy. BAD_GRADIENT: NaN or infinite gradient where the energy is finite.
+    PROVED: no point of the budget reaches the goal (`exact`).
 
     >>> ms.Status.HIT.name, int(ms.Status.HIT)
     ('HIT', 1)
@@ -31,6 +32,7 @@ class Status(IntEnum):
     STUCK = 3
     NONFINITE = 4
     BAD_GRADIENT = 5
+    PROVED = 6
 
 
 REASONS = {
@@ -40,6 +42,7 @@ REASONS = {
     Status.STUCK: "zero gradient: the point does not move",
     Status.NONFINITE: "NaN or infinite energy",
     Status.BAD_GRADIENT: "NaN or infinite gradient where the energy is finite",
+    Status.PROVED: "proved: no adversarial example in its budget",
 }
 
 
@@ -149,7 +152,8 @@ class Solution:
         parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, part in parts.items():
             if part is not None:
-                parts[name] = part[:, rows] if name in SAVED else part[rows]
+                at = rows.to(part.device) if isinstance(rows, Tensor) and isinstance(part, Tensor) else rows
+                parts[name] = part[:, at] if name in SAVED else part[at]
         return Solution(**parts)
 
     def merge(self, rows: Tensor, other: Solution, *, comparable: bool = True) -> Solution:
@@ -174,8 +178,17 @@ class Solution:
             ours, theirs = getattr(mine, name), getattr(other, name)
             if ours is not None and theirs is not None:
                 keep[name] = _put(getattr(self, name), rows, torch.where(column(better, ours), theirs, ours))
+        proved = (other.status == Status.PROVED) & (keep["status"][rows] != Status.HIT)
+        if other.hit is not None and keep.get("hit") is not None:
+            proved = proved & ~keep["hit"][rows]
+        status = torch.where(proved, int(Status.PROVED), keep["status"][rows])
+        keep["status"] = _put(keep["status"], rows, status)
         for name in ("steps", "forwards", "backwards"):
-            keep[name] = getattr(self, name).index_add(0, rows, getattr(other, name))
+            mine_too, theirs = (
+                getattr(self, name),
+                getattr(other, name),
+            )  # counts are on the CPU, whatever x is
+            keep[name] = mine_too.index_add(0, rows.to(mine_too.device), theirs)
         for name in SAVED:
             whole, theirs = getattr(self, name), getattr(other, name)
             if isinstance(whole, Tensor) and isinstance(theirs, Tensor) and name != "path":

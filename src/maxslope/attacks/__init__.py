@@ -1,21 +1,49 @@
 """Adversaries: recipes that write down a flow for a model and solve it, and composites of them."""
 
+from .apgd import apgd, apgd_t
 from .attack import Adversary, Attack
+from .autoattack import autoattack
+from .crossover import Crossover, crossover
 from .ensembles import Cascade, Restarts
+from .exact import ExactAttack, exact
 from .foreign import Foreign
+from .hop_skip_jump import HopSkipJump, hop_skip_jump
+from .minimum_norm import L0, MinimumNorm, carlini_wagner, ddn, deepfool, fab, fmn
 from .presets import fgsm, ifgsm, mifgsm, minmove, ngd, pgd, random_search
+from .recombination import Recombination
+from .square import square
+from .targeted import Targeted
 
 __all__ = [
+    "L0",
     "Adversary",
     "Attack",
     "Cascade",
+    "Crossover",
+    "ExactAttack",
     "Foreign",
+    "HopSkipJump",
+    "MinimumNorm",
+    "Recombination",
     "Restarts",
+    "Targeted",
+    "apgd",
+    "apgd_t",
+    "autoattack",
+    "carlini_wagner",
+    "crossover",
+    "ddn",
+    "deepfool",
+    "exact",
+    "fab",
     "fgsm",
+    "fmn",
+    "hop_skip_jump",
     "ifgsm",
     "mifgsm",
     "minmove",
     "ngd",
     "pgd",
     "random_search",
+    "square",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..budgets import rational
-from ..errors import InputError
+from ..errors import InputError, NoGradientError
 from ..rows import Key
 from ..solutions import Solution, Status
 from ..victims import Model
@@ -60,7 +60,10 @@ class Restarts:
     ) -> Solution:
         key = _key(self, x, y, key)
         runs = [(self.adversary, key.fold(i + 1)) for i in range(self.n)]
-        return _run(runs, model, x, y, given, comparable=True)
+        try:
+            return _run(runs, model, x, y, given, comparable=True)
+        except _UnableError as unable:
+            raise unable.error from None
 
     def __getitem__(self, rows: Tensor) -> Restarts:
         return Restarts(narrow(self.adversary, rows), self.n)
@@ -72,9 +75,14 @@ class Restarts:
 
 
 class Cascade:
-    """Run adversaries in order, each on the samples that are still robust.
+    """Run adversaries in order, each on the samples that are neither broken nor proved robust yet.
 
-    Energies of different adversaries need not be comparable, so a row that stays robust keeps the point of the first.
+    Energies of different adversaries need not be comparable, so a row that stays robust keeps the point of the first. An
+    adversary that no gradient reaches is left out, unless that is all of them.
+
+    Raises:
+        InputError: no adversary, or several budgets.
+        NoGradientError: no gradient reaches x, and every adversary needs one.
 
     >>> from maxslope.attacks import fgsm, pgd
     >>> len(Cascade(fgsm(0.1), pgd(0.1)).adversaries)
@@ -86,7 +94,7 @@ class Cascade:
             raise InputError("Cascade() needs at least one adversary")
         self.adversaries, self.name = adversaries, name
         members: tuple[Any, ...] = adversaries
-        budgets = [(a.norm, a.eps) for a in members if hasattr(a, "eps")]
+        budgets = [(a.norm, a.eps) for a in members if getattr(a, "eps", None) is not None]
         for norm, eps in budgets[1:]:
             if norm != budgets[0][0] or not _same(eps, budgets[0][1]):
                 raise InputError(
@@ -99,7 +107,13 @@ class Cascade:
     ) -> Solution:
         key = _key(self, x, y, key)
         runs = [(adversary, key.fold(-i)) for i, adversary in enumerate(self.adversaries, 2)]
-        return _run(runs, model, x, y, given, comparable=False)
+        while True:
+            try:
+                return _run(runs, model, x, y, given, comparable=False)
+            except _UnableError as unable:
+                runs = [run for run in runs if run[0] is not unable.adversary]
+                if not runs:
+                    raise unable.error from None
 
     def __getitem__(self, rows: Tensor) -> Cascade:
         return Cascade(*(narrow(a, rows) for a in self.adversaries), name=self.name)
@@ -130,22 +144,47 @@ def _run(
     runs: Any, model: Model, x: Tensor, y: Tensor, given: dict[str, Tensor], *, comparable: bool
 ) -> Solution:
     (first, key), *others = runs
-    out = first(model, x, y, key=key, **given)
+    out = _attacked(first, model, x, y, key, given)
     for adversary, key in others if len(x) else ():
         if out.hit is None:
             raise InputError(
                 f"{adversary!r} does not judge its points, so it cannot be told which samples are still robust; judge=True"
             )
-        rest = (~out.hit & (out.status != Status.NONFINITE)).nonzero().flatten()
+        rest = (
+            (~out.hit & (out.status != Status.NONFINITE) & (out.status != Status.PROVED)).nonzero().flatten()
+        )
         if not len(rest):
             break
         part = {name: value[rest] for name, value in given.items()}
         out = out.merge(
             rest,
-            narrow(adversary, rest)(model, x[rest], y[rest], key=key[rest], **part),
+            _attacked(adversary, model, x[rest], y[rest], key[rest], part, rest),
             comparable=comparable,
         )
     return out
+
+
+class _UnableError(Exception):
+    """An adversary of a composite cannot attack this model, for want of a gradient."""
+
+    def __init__(self, adversary: Any, error: NoGradientError):
+        self.adversary, self.error = adversary, error
+
+
+def _attacked(
+    adversary: Any,
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    key: Key,
+    given: dict[str, Tensor],
+    rows: Tensor | None = None,
+) -> Solution:
+    """What the adversary returns; for some of the rows where they are given."""
+    try:
+        return (adversary if rows is None else narrow(adversary, rows))(model, x, y, key=key, **given)
+    except NoGradientError as error:
+        raise _UnableError(adversary, error) from error
 
 
 def _key(adversary: Any, x: Tensor, y: Tensor, key: Key | None) -> Key:

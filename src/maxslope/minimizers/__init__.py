@@ -2,8 +2,9 @@
 
 from .consensus import Consensus
 from .descent import Descent
+from .exact import Exact
 from .grid import Grid
 from .minimizer import Found, Minimizer
 from .sampling import Sampling
 
-__all__ = ["Consensus", "Descent", "Found", "Grid", "Minimizer", "Sampling"]
+__all__ = ["Consensus", "Descent", "Exact", "Found", "Grid", "Minimizer", "Sampling"]

@@ -1,5 +1,6 @@
 """Discretizations of a flow: every step minimizes a model of the energy over the tau ball, inside the domain."""
 
+from .adaptive import Adaptive
 from .best import Best
 from .controlled import Controlled
 from .explicit import Explicit
@@ -7,5 +8,16 @@ from .momentum import Momentum
 from .movement import MinimizingMovement
 from .search import RandomSearch
 from .semi_implicit import SemiImplicit
+from .squares import Squares
 
-__all__ = ["Best", "Controlled", "Explicit", "MinimizingMovement", "Momentum", "RandomSearch", "SemiImplicit"]
+__all__ = [
+    "Adaptive",
+    "Best",
+    "Controlled",
+    "Explicit",
+    "MinimizingMovement",
+    "Momentum",
+    "RandomSearch",
+    "SemiImplicit",
+    "Squares",
+]
