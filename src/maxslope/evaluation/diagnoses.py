@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ..attacks import Attack, Cascade, Restarts
 from ..diagnostics import diagnose
-from ..schemes import RandomSearch
+from ..schemes import RandomSearch, Squares
 from ..solutions import Solution
 
 
 def keeping_scalars(adversary: Any) -> Any:
     """The adversary with every attack in it keeping what a diagnosis needs, which makes no model call more.
 
-    Left as they are: random search, which follows no gradient, adversaries from elsewhere, and composites that have one of
+    Left as they are: random search and Square, which follow no gradient, adversaries from elsewhere, and composites with one of
     these inside.
 
     >>> from maxslope.attacks import pgd
@@ -33,7 +33,7 @@ def keeping_scalars(adversary: Any) -> Any:
         members = [keeping_scalars(member) for member in adversary.adversaries]
         same = any(new is old for new, old in zip(members, adversary.adversaries))
         return adversary if same else Cascade(*members, name=adversary.name)
-    if isinstance(adversary, Attack) and not isinstance(adversary.scheme, RandomSearch):
+    if isinstance(adversary, Attack) and not isinstance(adversary.scheme, RandomSearch | Squares):
         return replace(adversary, save=replace(adversary.save, scalars=True))
     return adversary
 
