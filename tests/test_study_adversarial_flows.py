@@ -22,8 +22,8 @@ from maxslope import cli
 from maxslope.data import load_data
 from maxslope.errors import InputError, NonFiniteError, ShapeError
 from maxslope.models import nets
-from maxslope.studies import pages
-from maxslope.studies.adversarial_flows import convergence, geometry, moons, runs, study
+from maxslope.studies import moons, pages
+from maxslope.studies.adversarial_flows import convergence, geometry, runs, study
 from maxslope.studies.store import Store, digest
 
 pytest.importorskip("sklearn", reason="the two moons need scikit-learn")

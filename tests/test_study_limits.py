@@ -11,9 +11,9 @@ import torch
 import maxslope as ms
 from maxslope.errors import InputError
 from maxslope.schemes import MinimizingMovement
-from maxslope.studies.adversarial_flows.moons import victims
 from maxslope.studies.adversarial_flows.runs import starts
 from maxslope.studies.limits import closed, critical, dissipation, euler, exponent, run_limits, study
+from maxslope.studies.moons import victims
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,12 @@ def test_exponents_tend_to_infinity_as_known():
 
 
 @pytest.mark.parametrize("p", [1.5, 2, 5, 40])
-def test_bisection_finds_the_minimizer_of_the_penalized_energy(p):
+def test_the_default_minimizer_finds_that_of_the_penalized_energy(p):
     """The first step from 1: v = 1 - tau v^(1/(p-1)), here by a fixed-point iteration."""
     flow, tau = ms.Flow(closed.half_square, ms.Linf(), p=p), 0.1
     step = ms.solve(
         flow,
-        MinimizingMovement(closed.Bisection()),
+        MinimizingMovement(),
         torch.ones(1, 1, dtype=torch.float64),
         tau=tau,
         steps=1,

@@ -44,7 +44,7 @@ def slope(domain: Domain, norm: Norm, x: Tensor, g: Tensor) -> Tensor:
     if type(norm) is L2 and len(balls) == 1 and type(balls[0].norm) is L2:
         s = _euclidean(domain, x, g)
     else:
-        s = norm.dual(_unblocked(domain, x, g))
+        s = norm.dual(unblocked(domain, x, g))
         if balls:
             on = [_on(domain, ball, x, ball.norm(x - ball.center)) for ball in balls]
             rows = torch.stack(on).any(0).nonzero().flatten()
@@ -57,7 +57,7 @@ def slope(domain: Domain, norm: Norm, x: Tensor, g: Tensor) -> Tensor:
     return s + 0 * s  # infinity becomes NaN
 
 
-def _unblocked(domain: Domain, x: Tensor, g: Tensor) -> Tensor:
+def unblocked(domain: Domain, x: Tensor, g: Tensor) -> Tensor:
     """g, with 0 where x is at the bound that descent pushes it to."""
     return _without(_blocked(domain, x, g), g)
 

@@ -13,7 +13,7 @@ from ..losses import cross_entropy, dlr
 from ..norms import L1, Linf, Norm
 from ..schemes import Adaptive
 from .attack import Attack
-from .presets import _made
+from .presets import made
 from .targeted import Targeted
 
 
@@ -52,7 +52,7 @@ def apgd(
         "stop": Hit(every=1),
         "loss": loss,
     }
-    return _made("apgd", eps=eps, steps=steps, norm=norm or Linf(), options=defaults | options)
+    return made("apgd", eps=eps, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
 def apgd_t(

@@ -133,25 +133,29 @@ class Attack:
         with guard(model, seed=hash((key.seed, key.stream, draw)) % 2**63, mode=self.mode):
             # Tensors made in inference mode cannot take part in autograd; their copies can.
             x, y = x.detach().clone(), y.detach().clone()
-            domain = self.domain(x)
-            energy: Any = Loss(
-                model, y, self.loss, None if target is None else target.to(y).clone(), self.adapter
-            )
-            if self.draws != 1:
-                energy = Expectation(energy, self.draws)
-            start = domain.sample(key.fold(0), x) if self.random_start else x
-            return solve(
-                Flow(energy, self.motion or self.norm, domain, self.p),
-                self.scheme,
-                start,
-                tau=self.step_size(x),
-                steps=self.steps,
-                horizon=self._end(x),
-                save=self.save,
-                stop=self.stop,
-                judge=self.judge,
-                key=key,
-            )
+            goal = None if target is None else target.to(y).clone()
+            return self.follow(Loss(model, y, self.loss, goal, self.adapter), x, key)
+
+    def follow(self, energy: Any, x: Tensor, key: Key) -> Solution:
+        """Solve the flow of an energy from x inside the budget, as this recipe says; the model is the caller's to guard."""
+        domain = self.domain(x)
+        return solve(
+            Flow(
+                energy if self.draws == 1 else Expectation(energy, self.draws),
+                self.motion or self.norm,
+                domain,
+                self.p,
+            ),
+            self.scheme,
+            domain.sample(key.fold(0), x) if self.random_start else x,
+            tau=self.step_size(x),
+            steps=self.steps,
+            horizon=self._end(x),
+            save=self.save,
+            stop=self.stop,
+            judge=self.judge,
+            key=key,
+        )
 
     def __getitem__(self, rows: Tensor) -> Attack:
         """The same recipe for some of the rows: what is given per row (eps, tau, mask) is indexed."""

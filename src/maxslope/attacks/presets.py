@@ -33,7 +33,7 @@ def fgsm(eps: Eps, *, norm: Norm | None = None, **options: Any) -> Attack:
     [1, 1]
     """
     defaults = {"scheme": _step(norm, options)}
-    return _made("fgsm", eps=eps, norm=norm or Linf(), steps=1, options=defaults | options)
+    return made("fgsm", eps=eps, norm=norm or Linf(), steps=1, options=defaults | options)
 
 
 def ifgsm(
@@ -55,7 +55,7 @@ def ifgsm(
     [10, 10]
     """
     defaults = {"scheme": _step(norm, options)}
-    return _made("ifgsm", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
+    return made("ifgsm", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
 def pgd(
@@ -82,7 +82,7 @@ def pgd(
     True
     """
     defaults = {"pace": 2.5, "random_start": True, "scheme": Best(_step(norm, options)), "stop": Hit()}
-    return _made("pgd", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
+    return made("pgd", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
 def mifgsm(
@@ -102,7 +102,7 @@ def mifgsm(
     Momentum(decay=1.0)
     """
     defaults = {"scheme": Momentum(decay)}
-    return _made("mifgsm", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
+    return made("mifgsm", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
 def ngd(
@@ -122,7 +122,7 @@ def ngd(
     L2()
     """
     defaults = {"motion": L2()}
-    return _made("ngd", eps=eps, tau=tau, steps=steps, norm=norm or L2(), options=defaults | options)
+    return made("ngd", eps=eps, tau=tau, steps=steps, norm=norm or L2(), options=defaults | options)
 
 
 def minmove(
@@ -150,7 +150,7 @@ def minmove(
     [3, 3]
     """
     defaults = {"scheme": MinimizingMovement(minimizer) if minimizer else MinimizingMovement()}
-    return _made("minmove", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
+    return made("minmove", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 
 def random_search(eps: Eps, steps: int = 1000, *, norm: Norm | None = None, **options: Any) -> Attack:
@@ -165,7 +165,7 @@ def random_search(eps: Eps, steps: int = 1000, *, norm: Norm | None = None, **op
     """
     tau = (eps * 2).clamp_min(1e-30) if isinstance(eps, Tensor) else 2 * rational(eps) or None
     defaults = {"scheme": RandomSearch(), "stop": Hit(), "loss": margin, "random_start": True}
-    return _made(
+    return made(
         "random_search", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options
     )
 
@@ -176,7 +176,7 @@ def _step(norm: Norm | None, options: dict[str, Any]) -> Scheme:
     return SemiImplicit() if unit_speed and isinstance(options.get("motion") or norm, L1) else Explicit()
 
 
-def _made(name: str, *, options: dict[str, Any], **fixed: Any) -> Attack:
+def made(name: str, *, options: dict[str, Any], **fixed: Any) -> Attack:
     known = [f.name for f in fields(Attack) if f.name not in fixed]
     for option in options:
         if option not in known:

@@ -11,7 +11,7 @@ from ..losses import margin
 from ..norms import L2, Linf, Norm
 from ..schemes import Squares
 from .attack import Attack
-from .presets import _made
+from .presets import made
 
 
 def square(
@@ -47,4 +47,4 @@ def square(
     if not isinstance(queries, int) or isinstance(queries, bool) or queries < 2:
         raise InputError(f"square(queries={queries!r}): the number of model calls is an integer >= 2")
     defaults = {"scheme": Squares(p_init, queries), "stop": Hit(every=8), "loss": margin}
-    return _made("square", eps=eps, steps=queries - 1, norm=norm, options=defaults | options)
+    return made("square", eps=eps, steps=queries - 1, norm=norm, options=defaults | options)

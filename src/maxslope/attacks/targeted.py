@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..energies import Expectation, Loss
+from ..energies import Loss
 from ..errors import InputError
-from ..flows import Flow, Hit, solve
+from ..flows import Hit
 from ..norms import L2, Norm
 from ..rows import Key, flat, take
 from ..solutions import Solution, Status
@@ -154,23 +154,11 @@ def _attacked(
     """The copies attacked in one batch; `hit` is said of all copies of a sample where one is wrong."""
     with _guarded(attack, model, key):
         x, y, target = (part.detach().clone() for part in copies)
-        domain, sample = attack.domain(x), torch.arange(len(x), device=x.device) // many
-        energy: Any = Copies(
-            model, y, attack.loss, target, attack.adapter, sample=sample, samples=len(x) // many
-        )
-        if attack.draws != 1:
-            energy = Expectation(energy, attack.draws)
-        return solve(
-            Flow(energy, attack.motion or attack.norm, domain, attack.p),
-            attack.scheme,
-            domain.sample(key.fold(0), x) if attack.random_start else x,
-            tau=attack.step_size(x),
-            steps=attack.steps,
-            horizon=attack._end(x),
-            stop=Hit(every=1),  # the copy that is wrong is taken as it is
-            judge=attack.judge,
-            key=key,
-        )
+        sample = torch.arange(len(x), device=x.device) // many
+        given = model, y, attack.loss, target, attack.adapter
+        energy = Copies(*given, sample=sample, samples=len(x) // many)
+        # The copy that is wrong is taken as it is.
+        return replace(attack, stop=Hit(every=1)).follow(energy, x, key)
 
 
 def _worst(found: Solution, x: Tensor, norm: Norm, many: int) -> Solution:

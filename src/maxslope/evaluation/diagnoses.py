@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..attacks import Attack, Cascade, Restarts
@@ -48,8 +47,7 @@ def diagnosis(solution: Solution, rows: Tensor, n: int) -> dict[str, np.ndarray]
     if solution.dissipation is None or solution.energies is None or not len(rows):
         return {}
     found = diagnose(None, solution)
-    finite = torch.isfinite(found.energies + found.dissipation).to(torch.int64)
-    last = (finite.cumprod(0).sum(0) - 1).clamp_min(0)[None]  # where the defect is taken
+    last = found.last.clamp_min(0)[None]  # where the defect is taken
     at, verdicts = rows.cpu().numpy(), np.full(n, "", dtype=object)
     verdicts[at] = found.kinds
 

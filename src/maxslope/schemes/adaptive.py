@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..flows import Flow
 from ..norms import L1
 from ..rows import Key, column, flat
-from ..slopes import _unblocked
+from ..slopes import unblocked
 from .best import Tracked
 from .explicit import advance
 
@@ -118,7 +118,7 @@ class Adaptive:
             if k and k % max(1, _OFTEN * self.steps // 100) == 0:
                 at, g, state = _thinned(at, g, state)
             assert state.count is not None
-            v = _sparse(_unblocked(flow.domain, at, g), state.count)
+            v = _sparse(unblocked(flow.domain, at, g), state.count)
             new = flow.domain.project(at + column(tau * state.scale, x) * v)
         else:
             waited = _waited(k, self.steps)

@@ -17,7 +17,10 @@ from ..rows import Key, column
 from .penalty import Penalized, reach
 
 _GROWTHS = 8  # times that the ball searched for a finite p is doubled while what was found lies at its edge
-_CLOSER = 16.0  # how much smaller the ball around what was found is that is searched in the end
+_AGAIN, _CLOSER = (
+    3,
+    16.0,
+)  # how often what was found is searched around in the end, each time in so much smaller a ball
 
 
 class Here(NamedTuple):
@@ -118,12 +121,13 @@ def _move_finite(
             break
         radius = 2 * radius
     assert best is not None
-    size, rows = radius / _CLOSER, torch.arange(len(x), device=x.device)
-    region = flow.domain.near(best.x, size, flow.norm)
-    again = key.fold(_GROWTHS)
-    best = _better(
-        best, rows, minimizer(goal, region, best.x, norm=flow.norm, radius=size, key=again, here=best.point)
-    )
+    rows = torch.arange(len(x), device=x.device)
+    for again in range(_AGAIN):
+        radius = radius / _CLOSER
+        region = flow.domain.near(best.x, radius, flow.norm)
+        draws = key.fold(_GROWTHS + again)
+        found = minimizer(goal, region, best.x, norm=flow.norm, radius=radius, key=draws, here=best.point)
+        best = _better(best, rows, found)
     return Found(best.x, goal.without(best.x, best.point), best.gap)
 
 

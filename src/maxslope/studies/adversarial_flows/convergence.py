@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from maxslope.studies.pages import Table
+from maxslope.studies.style import INK, MUTED, draw
 
 from .runs import EPS, HORIZON, MINIMIZERS, TAU
-from .style import INK, MUTED, draw
 
 METRICS = {"sup": "ℓ∞ (sup)", "l1": "ℓ1 (matrix norm, ord=inf)"}
 # mean over 500 starts of the sup difference, on the authors' released nets with batched descent, i = 0 ... 6

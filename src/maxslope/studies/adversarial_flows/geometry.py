@@ -13,8 +13,7 @@ from torch import Tensor
 
 from maxslope.domains import Ball
 from maxslope.norms import L2, Linf, Norm
-
-from .style import INK, MUTED, ORANGE, SHADES, draw, outlined
+from maxslope.studies.style import INK, MUTED, ORANGE, SHADES, draw, outlined
 
 CENTER, POINT, EPS, TAU = (0.0, 0.0), (0.52, 0.40), 1.0, 0.5
 "Center of the budget, present point, radius of the budget and of the step."

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from maxslope.studies.moons import Victim
 from maxslope.studies.pages import Background
+from maxslope.studies.style import INK, MUTED, PINK, decades, draw, outlined, shades
 
-from .moons import Victim
 from .runs import STEPS, TAUS, Scene
-from .style import INK, MUTED, PINK, decades, draw, outlined, shades
 
 Extent = tuple[float, float, float, float]
 SCHEMES = (("ifgsm", "IFGSM"), ("minmove", "MinMove"))

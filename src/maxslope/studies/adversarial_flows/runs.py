@@ -13,8 +13,7 @@ from maxslope.minimizers import Descent, Grid, Minimizer, Sampling
 from maxslope.rows import Key
 from maxslope.schemes import Explicit, MinimizingMovement
 from maxslope.solutions import SaveAt, Status
-
-from .moons import Victim
+from maxslope.studies.moons import Victim
 
 EPS, TAU, HORIZON = 0.2, 0.2, 1.0
 "Budget, largest step and horizon of Figure H4."

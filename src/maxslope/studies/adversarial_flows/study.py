@@ -13,11 +13,11 @@ from torch import Tensor
 
 from maxslope.errors import InputError
 from maxslope.files import write_file
+from maxslope.studies.moons import Victim, moons, victims
 from maxslope.studies.pages import Case, Figure, Panel, Section, Stepper, render
 from maxslope.studies.store import Store, Tell, digest
 
 from . import convergence, geometry, pictures, words
-from .moons import Victim, moons, victims
 from .runs import EPS, HORIZON, MINIMIZERS, SCENES, STEPS, TAU, TAUS, Scene, compare, pair, scene, starts
 
 VERSION = 1

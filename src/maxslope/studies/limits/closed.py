@@ -1,18 +1,10 @@
-"""What is known exactly: solutions in closed form, and minimizers that are exact on the energies of this study."""
+"""What is known exactly: solutions in closed form."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-
-from maxslope.domains import Domain
-from maxslope.energies import Energy, Point
-from maxslope.minimizers import Found
-from maxslope.norms import Norm
-from maxslope.rows import Key, column
 
 
 def half_square(x: Tensor) -> Tensor:
@@ -45,62 +37,3 @@ def decay(p: float, t: float, x0: float = 1.0) -> float:
         return x0 * math.exp(-t)
     a = 0.0 if p == math.inf else 1 / (p - 1)
     return max(x0 ** (1 - a) - (1 - a) * t, 0.0) ** (1 / (1 - a))
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The exact minimizer of |x|^2 / 2 over a box: the projection of 0. No inner iteration, no gap."""
-
-    def __call__(
-        self,
-        energy: Energy,
-        domain: Domain,
-        x: Tensor,
-        *,
-        norm: Norm,
-        radius: float | Tensor,
-        key: Key,
-        here: Point,
-    ) -> Found:
-        found = domain.project(torch.zeros_like(x))
-        point = energy.evaluate(found, grad=False)
-        return Found(found, point, torch.zeros_like(point.value))
-
-
-@dataclass(frozen=True)
-class Bisection:
-    """The minimizer of a convex function on an interval, one coordinate a row: the sign of its slope is bisected.
-
-    Args:
-        halvings: how often; the interval shrinks by 2 each time.
-    """
-
-    halvings: int = 32
-
-    def __call__(
-        self,
-        energy: Energy,
-        domain: Domain,
-        x: Tensor,
-        *,
-        norm: Norm,
-        radius: float | Tensor,
-        key: Key,
-        here: Point,
-    ) -> Found:
-        lower, upper = domain.bounds(x)
-        assert lower is not None
-        assert upper is not None
-        lower, upper = lower.expand_as(x), upper.expand_as(x)
-        for _ in range(self.halvings):
-            middle = 0.5 * (lower + upper)
-            slope = energy.evaluate(middle).grad
-            assert slope is not None
-            rises = slope > 0
-            lower, upper = torch.where(rises, lower, middle), torch.where(rises, middle, upper)
-        found = 0.5 * (lower + upper)
-        point = energy.evaluate(found, grad=False)
-        worse = point.value > here.value  # by rounding
-        found = torch.where(column(worse, x), x, found)
-        value = torch.where(worse, here.value, point.value)
-        return Found(found, Point(value, None, point.hit), torch.zeros_like(value))

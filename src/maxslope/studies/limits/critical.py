@@ -14,7 +14,7 @@ from maxslope.norms import Linf
 from maxslope.rows import Key
 from maxslope.schemes import Explicit, MinimizingMovement, SemiImplicit
 from maxslope.solutions import SaveAt
-from maxslope.studies.adversarial_flows.moons import Victim
+from maxslope.studies.moons import Victim
 from maxslope.toys import two_moons
 
 from .closed import half_square

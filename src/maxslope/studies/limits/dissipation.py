@@ -13,7 +13,7 @@ from maxslope.rows import Key
 from maxslope.schemes import Explicit, MinimizingMovement
 from maxslope.slopes import slope
 from maxslope.solutions import SaveAt
-from maxslope.studies.adversarial_flows.moons import Victim
+from maxslope.studies.moons import Victim
 
 EPS = 0.2
 KINDS = {"pointwise": "gradient", "mean": "mean gradient", "least": "least of the hull"}

@@ -13,7 +13,7 @@ from maxslope.norms import Linf
 from maxslope.schemes import Explicit, MinimizingMovement
 from maxslope.solutions import SaveAt
 
-from .closed import Bisection, decay, half_square
+from .closed import decay, half_square
 
 EXPONENTS = (2, 3, 4, 8, 16, 64, 256)
 KNOWN = (0.1065, 0.0625, 0.0443, 0.0205, 0.0099, 0.0024, 0.0006)  # distances to four digits
@@ -35,7 +35,7 @@ def compute(tau: float, tau_movement: float) -> dict[str, Tensor]:
             flow, Explicit(), start, tau=tau, steps=steps, save=SaveAt(path=True, every=steps // 100)
         )
         steps = round(HORIZON / tau_movement)
-        moved = solve(flow, MinimizingMovement(Bisection()), start, tau=tau_movement, steps=steps)
+        moved = solve(flow, MinimizingMovement(), start, tau=tau_movement, steps=steps)
         assert euler.path is not None
         rows["p"].append(float(p))
         rows["exact"].append(decay(p, HORIZON) - 0.5)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from maxslope.files import write_file
-from maxslope.studies.adversarial_flows.moons import Victim, victims
 from maxslope.studies.adversarial_flows.runs import starts
-from maxslope.studies.adversarial_flows.style import draw
+from maxslope.studies.moons import Victim, victims
 from maxslope.studies.pages import Figure, Section, Table, render
 from maxslope.studies.store import Store, Tell, digest
+from maxslope.studies.style import draw
 
 from . import critical, dissipation, euler, exponent, words
 

@@ -18,12 +18,12 @@ EXPONENT = (
     "The p-flow of an energy moves at speed slope^(1/(p-1)); the infinity-flow, which sign-gradient attacks discretize, at speed "
     "1. For E = x^2/2 on the line, from x = 1, both are known in closed form. Their distance at t = .5 falls as .155 / p.\n\n"
     "Circles: the explicit scheme for finite p. Squares: minimizing movements with the penalty d^p / (p tau^(p-1)), whose inner "
-    "problem is solved exactly. The known values have four digits, so the last ones can be compared to some percent only."
+    "problem the default minimizer solves. The known values have four digits, so the last ones compare to some percent only."
 )
 
 EULER = (
     "On |x|^2/2 in l_inf every coordinate goes to 0 at unit speed and stays. The explicit scheme does so too until it steps over "
-    "0, by up to tau; all of its error is this overshoot. The implicit scheme with an exact inner minimizer makes no error at "
+    "0, by up to tau; all of its error is this overshoot. The implicit scheme with the default inner minimizer makes no error at "
     "all, whatever tau.\n\nOn a smooth net there is no closed form, so paths are compared with one of a much smaller step. In "
     "l_inf the median is zero: most paths are straight, because no sign of the gradient changes on the way. Where one does, the "
     "error is of the order of tau, as everywhere for motion in l_2."
