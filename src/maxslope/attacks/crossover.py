@@ -79,7 +79,8 @@ class Crossover:
         here = loss.evaluate(x, grad=False)
         costs[0] += 1
         hit = goal_of(here, n, x.device)
-        for rows in (~hit & torch.isfinite(here.value)).nonzero().flatten().split(self.rows):
+        todo = (~hit & torch.isfinite(here.value)).nonzero().flatten()
+        for rows in todo.split(self.rows) if len(todo) else ():  # nothing splits into one empty part, not into none
             pool.put(
                 rows,
                 self._rows(

@@ -226,6 +226,9 @@ def b20_misclassified(t: Trial) -> None:
         "the others are as without them",
         wrong[::2] == verdict(model, clean.x, right)[::2],
     )
+    nothing = t.run(model, x[1::2], y[1::2])
+    wrong = verdict(model, nothing.x, y[1::2])
+    holds("b20 misclassified", "a batch of nothing but wrong samples stays wrong", wrong)
 
 
 def optimum(t: Trial) -> None:
