@@ -1,7 +1,8 @@
 """Projected gradient attacks of other libraries, for the benchmarks; a library that is not there is left out by name.
 
 They are kept out of the environment: `install` puts them into a folder of their own, without their dependencies (torch
-and numpy are the ones that are there), and `use` appends that folder to the path of this process.
+and numpy are the ones that are there), and `use` appends that folder to the path of this process. The attacks are taken
+through `ms.foreign`, but without its guard and its books: as (model, x, y) -> x', what it makes of them is `.attack`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from maxslope.attacks.foreign import foreign
 
 PACKAGES = [
     "torchattacks==3.5.1",
@@ -107,65 +110,36 @@ def torchattacks(eps: Any, norm: Any, steps: int, bounds: Any, random_start: boo
     if kind is None:
         return None
     options = {"eps": size, "alpha": _step(size, steps), "steps": steps, "random_start": random_start}
-    return lambda model, x, y: getattr(library, kind)(model, **options)(x, y)
+    return foreign(partial(getattr(library, kind), **options), norm=norm).attack
 
 
 def foolbox(eps: Any, norm: Any, steps: int, bounds: Any, random_start: bool = False) -> Attack:
     """LinfPGD, L2PGD, L1PGD."""
     library, size = importlib.import_module("foolbox"), float(eps)
     kind = {math.inf: "LinfPGD", 2.0: "L2PGD", 1.0: "L1PGD"}[norm.power]
-
-    def run(model: Any, x: Tensor, y: Tensor) -> Tensor:
-        attack = getattr(library.attacks, kind)(
-            abs_stepsize=_step(size, steps) if size else 1e-9,
-            rel_stepsize=1.0,
-            steps=steps,
-            random_start=random_start,
-        )
-        return attack(library.PyTorchModel(model, bounds=bounds, device=x.device), x, y, epsilons=size)[1]
-
-    return run
+    options = {"steps": steps, "random_start": random_start, "rel_stepsize": 1.0}
+    options["abs_stepsize"] = _step(size, steps) if size else 1e-9
+    return foreign(getattr(library.attacks, kind)(**options), eps=size, norm=norm, bounds=bounds).attack
 
 
 def art(eps: Any, norm: Any, steps: int, bounds: Any, random_start: bool = False) -> Attack:
     """ProjectedGradientDescentPyTorch."""
-    size = float(eps)
-    estimators = importlib.import_module("art.estimators.classification")
-    attacks = importlib.import_module(
-        "art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_pytorch"
-    )
-    order = {math.inf: "inf", 2.0: 2, 1.0: 1}[norm.power]
-
-    def run(model: Any, x: Tensor, y: Tensor) -> Tensor:
-        with torch.no_grad():
-            classes = model(x[:1].clone()).shape[1]
-        loss = torch.nn.CrossEntropyLoss()
-        kind = "cpu" if x.device.type == "cpu" else "gpu"
-        wrapped = estimators.PyTorchClassifier(
-            model, loss, tuple(x.shape[1:]), classes, clip_values=bounds, device_type=kind
-        )
-        attack = attacks.ProjectedGradientDescentPyTorch(
-            wrapped,
-            norm=order,
-            eps=size,
-            eps_step=_step(size, steps),
-            max_iter=steps,
-            num_random_init=int(random_start),
-            batch_size=max(1, len(x)),
-            verbose=False,
-        )
-        return torch.as_tensor(attack.generate(x.detach().cpu().numpy(), y.cpu().numpy()), device=x.device)
-
-    return run
+    size, order = float(eps), {math.inf: "inf", 2.0: 2, 1.0: 1}[norm.power]
+    home = "art.attacks.evasion.projected_gradient_descent.projected_gradient_descent_pytorch"
+    kind = importlib.import_module(home).ProjectedGradientDescentPyTorch
+    options = {"norm": order, "eps": size, "eps_step": _step(size, steps), "max_iter": steps}
+    options |= {"num_random_init": int(random_start), "batch_size": 1 << 20, "verbose": False}
+    return foreign(lambda classifier: kind(classifier, **options), eps=size, norm=norm, bounds=bounds).attack
 
 
 def adv_lib(eps: Any, norm: Any, steps: int, bounds: Any, random_start: bool = False) -> Attack | None:
     """pgd_linf; no projected gradient in l_2 or l_1."""
-    library, size = importlib.import_module("adv_lib.attacks"), float(eps)
     if norm.power != math.inf:
         return None
-    options = {"steps": steps, "random_init": random_start, "absolute_step_size": _step(size, steps)}
-    return lambda model, x, y: library.pgd_linf(model, x, y, size, **options)
+    attack, size = importlib.import_module("adv_lib.attacks").pgd_linf, float(eps)
+    return partial(
+        attack, ε=size, steps=steps, random_init=random_start, absolute_step_size=_step(size, steps)
+    )
 
 
 MAKERS: dict[str, Callable[..., Attack | None]] = {

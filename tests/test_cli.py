@@ -21,11 +21,23 @@ import maxslope as ms
 from maxslope import cli
 from maxslope.data import load_data
 from maxslope.diagnostics import KINDS
+from maxslope.jobs import PRESETS
+from maxslope.jobs.evaluating import distances
+from maxslope.norms import norm_of
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn")
 MLP = ["--model", "maxslope.models:digits_mlp", "--data", "digits"]
 SMALL = [*MLP, "--eps", ".1", "--limit", "30"]
-COMMANDS = {"demo": cli.demo, "evaluate": cli.evaluate, "attack": cli.attack, "report": cli.report}
+COMMANDS = {
+    "demo": cli.demo,
+    "evaluate": cli.evaluate,
+    "attack": cli.attack,
+    "report": cli.report,
+    "check": cli.check,
+    "compare": cli.compare,
+    "status": cli.status,
+    "merge": cli.merge,
+}
 
 
 def last(words):
@@ -88,7 +100,8 @@ def test_help_explains_every_option(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
     text = " ".join(re.sub(r"[│╭╮╰╯─*]", " ", out).split())
-    options = [n for n in inspect.signature(COMMANDS[command]).parameters if n != "options"]
+    known = inspect.signature(COMMANDS[command]).parameters.values()
+    options = [p.name for p in known if p.name != "options" and p.kind is not p.VAR_POSITIONAL]
     if command in ("evaluate", "attack"):
         options += cli.Options.__dataclass_fields__
     for name in options:
@@ -204,8 +217,8 @@ def test_bounds_are_those_of_the_data(run, tmp_path):
             ".5",
             f"--bounds={bounds}",
         ]
-        assert run("evaluate", *words)[0] == 0
-        assert ms.Report.from_json(tmp_path / "maxslope-run" / "report.json").meta["bounds"] == want
+        assert run("evaluate", *words, "--out", f"o{bounds}")[0] == 0
+        assert ms.Report.from_json(tmp_path / f"o{bounds}" / "report.json").meta["bounds"] == want
         assert run("attack", *words, "--out", "p.safetensors")[0] == 0
         points = load_file(tmp_path / "p.safetensors")
         assert bool((points["x_adv"].abs() <= 1).all()) == (want is not None)
@@ -290,6 +303,138 @@ def test_report_refuses(run, tmp_path):
     run("evaluate", *SMALL, "--out", "o", "--adversary", "fgsm")
     refused(run("report", "o", "--out", "x.pdf"), "cannot save a report as 'x.pdf'")
     refused(run("report", "o", "--out", "x.json/y.md", "--format", "md"), "cannot be written to 'x.json'")
+
+
+# --- adversaries of nearest points, and what each of all knows -------------------------------------------------
+
+FREE = [name for name, preset in PRESETS.items() if preset.free]
+NORM = {"ddn": "l2", "carlini-wagner": "l2"}  # where l_inf is none of its norms
+
+
+def quick(name):
+    """Options that make an adversary cheap."""
+    fast = {"hop-skip-jump": 60, "square": 20, "random-search": 20, "exact": 2, "crossover": 1, "fgsm": 0}
+    steps = [] if "steps" not in PRESETS[name].options else ["--steps", fast.get(name, 3)]
+    return [*steps, *(["--time-limit", 0] if name == "exact" else []), "--norm", NORM.get(name, "linf")]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_runs(run, tmp_path, name):
+    words = [*MLP, "--limit", 3, "--eps", ".2", "--adversary", name, *quick(name)]
+    code, out, err = run("evaluate", *words, "--out", "o")
+    assert (code, err) == (0, "")
+    records = ms.Report.from_json(tmp_path / "o" / "report.json").records
+    assert set(records.adversary) == {name}
+    assert set(records.eps) == {0.2}
+    assert "distance within which" not in out
+    code, out, err = run("attack", *words, "--out", "p.safetensors")
+    assert (code, err) == (0, "")
+    p = load_file(tmp_path / "p.safetensors")
+    assert (norm_of(NORM.get(name, "linf"))(p["x_adv"].double() - p["x"].double()) <= 0.2).all()
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_without_a_budget_distances_are_told(run, tmp_path, name):
+    words = [*MLP, "--limit", 6, "--adversary", name, *quick(name)]
+    code, out, err = run("evaluate", *words, "--out", "o")
+    assert (code, err) == (0, "")
+    report = ms.Report.from_json(tmp_path / "o" / "report.json")
+    r = report.records
+    assert np.isnan(r.eps).all()
+    far = np.sort(np.where(r.status == "broken", r.distance, np.inf)[r.clean_correct])
+    line = next(words for words in map(str.split, distances(report).splitlines()) if words[:1] == [name])
+    assert line[:5] == [name, NORM.get(name, "linf"), str(int(np.isfinite(far).sum())), "of", str(len(far))]
+    for share, said in zip((0.1, 0.25, 0.5, 0.75, 0.9), line[5:]):
+        want = far[max(0, int(np.ceil(share * len(far))) - 1)]
+        assert said == "none" if np.isinf(want) else float(said) == pytest.approx(want, rel=1e-3)
+    assert distances(report) in out
+    assert distances(report) in run("report", "o")[1]
+
+
+def test_one_run_of_several_and_a_budget_for_all(run, tmp_path):
+    words = [*MLP, "--limit", 10, "--adversary", "fmn,ddn", "--norm", "l2", "--steps", 20]
+    code, out, _ = run("evaluate", *words, "--out", "far")
+    assert code == 0
+    assert len(re.findall(r"^  (fmn|ddn) +l2 +10 of 10", out, re.MULTILINE)) == 2
+    far = ms.Report.from_json(tmp_path / "far" / "report.json").records
+    assert run("evaluate", *words, "--eps", ".4,.6", "--out", "near")[0] == 0
+    near = ms.Report.from_json(tmp_path / "near" / "report.json")
+    assert list(near.robust_accuracy) == ["fmn .4", "fmn .6", "ddn .4", "ddn .6"]
+    assert distances(near) == ""
+    for name, eps in (("fmn", 0.4), ("ddn", 0.6)):
+        inside = near.records.select(adversary=f"{name} {str(eps)[1:]}")
+        nearest = far.select(adversary=name).distance
+        assert (inside.status == "broken")[nearest <= eps].all()
+        assert (inside.distance[inside.status == "broken"] <= eps * (1 + 1e-6)).all()
+
+
+def test_attack_without_a_budget(run, tmp_path):
+    code, out, _ = run(
+        "attack", *MLP, "--limit", 8, "--adversary", "fmn", "--norm", "l0", "--out", "p.safetensors"
+    )
+    assert code == 0
+    p = load_file(tmp_path / "p.safetensors")
+    count = (p["x_adv"] != p["x"]).flatten(1).sum(1)[p["hit"]].double()
+    assert (
+        f"8 of 8 samples end misclassified under fmn (l0, no budget, median distance {count.quantile(0.5):.4g})"
+        in out
+    )
+    code, out, _ = run(
+        "attack",
+        *MLP,
+        "--limit",
+        8,
+        "--adversary",
+        "deepfool",
+        "--norm",
+        "l2",
+        "--target",
+        3,
+        "--out",
+        "p.safetensors",
+    )
+    p = load_file(tmp_path / "p.safetensors")
+    with torch.no_grad():
+        assert torch.equal(ms.models.digits_mlp()(p["x_adv"]).argmax(1) == 3, p["hit"])
+    assert f"{int(p['hit'].sum())} of 8 samples end classified as 3" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["fab", "--tau", ".1"],
+            r"--tau .1: fab has no such option \(its own are --steps, --restarts\): leave it out$",
+        ),
+        (["pgd,fab", "--tau", ".1"], "--tau .1: fab has no such option .* or run it apart from pgd"),
+        (["fmn", "--loss", "dlr"], "--loss dlr: fmn has no such option"),
+        (["autoattack", "--motion", "l2"], "--motion l2: autoattack has no such option"),
+        (["square", "--tau", ".1"], "--tau .1: square has no such option"),
+        (["ifgsm", "--restarts", "3"], "--restarts 3: ifgsm has no such option"),
+        (["pgd", "--time-limit", "3"], "--time-limit 3.0: pgd has no such option"),
+        (["fgsm", "--steps", "3"], "--steps 3: fgsm has no such option"),
+        (["ddn"], r"--adversary ddn --norm linf: ddn does not minimize norm = Linf\(\); it can L2\(\)"),
+        (["exact", "--norm", "l2"], r"--adversary exact --norm l2: exact\(norm=L2\(\)\)"),
+        (["pgd", "--norm", "l0"], "l0|L0"),
+        (["exact", "--time-limit", "-1"], "time_limit=-1"),
+    ],
+)
+def test_options_that_an_adversary_does_not_know_are_refused(run, words, said):
+    for command in ("evaluate", "attack") if "," not in words[0] else ("evaluate",):
+        refused(run(command, *SMALL, "--adversary", *words), said)
+
+
+def test_what_is_missing_is_asked_for(run):
+    refused(run("evaluate", *MLP), "--eps is missing: fgsm, pgd attacks within a budget.* by fab, fab-t, ddn")
+    refused(run("evaluate", *MLP, "--adversary", "fmn,pgd"), "--eps is missing: pgd attacks")
+    refused(run("attack", "--data", "digits", "--eps", ".1"), "--model missing: give --model")
+    refused(run("attack"), "--model and --data missing")
+    for name in ("exact", "autoattack", "crossover"):
+        refused(
+            run("attack", *SMALL, "--adversary", name, "--target", 3),
+            f"--target 3: {name} looks for any wrong class",
+        )
+    refused(run("attack", *MLP, "--adversary", "fmn,ddn"), "not --adversary fmn,ddn; use maxslope evaluate")
 
 
 # --- mistakes --------------------------------------------------------------------------------------------
@@ -520,7 +665,7 @@ def test_stopped_work_is_saved_and_says_so(run, folder):
     )
     refused(
         result,
-        r"raised RuntimeError after \d+ samples: out of luck; what was finished is in o/report",
+        r"raised RuntimeError after \d+ samples: out of luck; what was finished is in '?o",
         code=3,
     )
     done = int(re.search(r"after (\d+) samples", result[2])[1])

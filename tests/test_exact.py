@@ -10,9 +10,11 @@ from maxslope.attacks.crossover import Crossover, crossover
 from maxslope.attacks.exact import exact
 from maxslope.attacks.recombination import Recombination, _patches
 from maxslope.minimizers import Exact
+from maxslope.models import digits_mlp
 from maxslope.rows import Key
 from maxslope.solutions import Status
 from maxslope.testing import run_cases
+from maxslope.toys import digits
 
 
 def relu_net(seed, inputs=2, width=8, classes=3):
@@ -143,6 +145,37 @@ def test_both_verdicts_occur():
         s = exact(0.25, 0.25, bounds=(0, 1), **SMALL)(model, x, y)
         counts += torch.stack([(s.status == Status.PROVED).sum(), s.hit.sum()])
     assert (counts > 5).all(), counts
+
+
+@pytest.mark.parametrize("eps", [0.02, 0.04])
+def test_it_is_a_complete_verifier_of_a_small_network(eps):
+    """tau = eps: each of 50 digits is proved or broken, and a long attack breaks none that is proved."""
+    pytest.importorskip("sklearn", reason="the digits need scikit-learn")
+    x, y = digits("test")
+    model, x, y = digits_mlp(0), x[:50], y[:50]
+    s = exact(eps, eps, bounds=(0, 1), children=10, generations=3, steps=10, rounds=1)(model, x, y)
+    proved = s.status == Status.PROVED
+    assert (proved ^ s.hit).all()
+    assert (proved.sum() >= 35) & (s.hit.sum() >= 2)
+    with torch.no_grad():
+        assert (model(s.x).argmax(1) != y)[s.hit].all()
+    climb = ms.pgd(eps, eps / 3, 20, bounds=(0, 1), loss=ms.margin)
+    assert not ms.Restarts(climb, 20)(model, x[proved], y[proved]).hit.any()
+    targeted = ms.apgd_t(eps, bounds=(0, 1), steps=30)
+    assert not targeted(model, x[proved], y[proved]).hit.any()
+
+
+def test_linear_programs_come_before_exact_steps():
+    """They may be left out; either way every sample is decided, alike."""
+    lazy, hits = {"children": 1, "generations": 1, "steps": 1, "rounds": 1, "population": 2}, 0
+    for seed in (0, 2):
+        model, x, y = trial(seed, rows=12)
+        verdicts = [exact(0.3, bounds=(0, 1), programs=n, **lazy)(model, x, y).status for n in (0, 20)]
+        assert torch.equal(*verdicts)
+        hits += int((verdicts[0] == Status.HIT).sum())
+    assert hits > 0
+    with pytest.raises(ms.InputError, match="programs=-1"):
+        exact(0.3, programs=-1)
 
 
 def test_programs_find_what_descents_did_not():

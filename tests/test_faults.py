@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import random
 import re
+import sys
 import types
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from maxslope.data import load_data
 from maxslope.errors import NonFiniteError
 
 pytest.importorskip("sklearn", reason="the digits need scikit-learn")
+HERE = Path(__file__).parent
 LADDER = {"fgsm": ms.fgsm(0.1, bounds=(0, 1)), "pgd": ms.pgd(0.1, steps=8, bounds=(0, 1))}
 
 
@@ -967,6 +971,60 @@ def test_rows_23_to_25_files_refused(net, tmp_path, capsys, kind, suffix, words)
     assert re.search(words, err)
     assert repr(str(path)) in err
     assert not canary.exists()
+
+
+# --- all of them --------------------------------------------------------------------------------------------
+
+
+def benchmark():
+    """The cases of benchmarks/faults.py, whose true numbers are known in closed form."""
+    spec = importlib.util.spec_from_file_location(
+        "benchmark_faults", HERE.parent / "benchmarks" / "faults.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+CASES = benchmark()
+
+
+@pytest.mark.parametrize("case", CASES.CASES, ids=lambda case: f"{case.row}: {case.name}")
+def test_no_answer_is_silently_wrong(case):
+    kind, said = CASES.outcome(CASES.ours, case)
+    assert kind in ("refused", "right", "in doubt"), said
+    if case.row == 0 or case.name in ("one sample", "labels that are all wrong", "int32 labels"):
+        assert kind == "right", said
+
+
+@pytest.mark.parametrize("lie", [0.1, -0.1])
+def test_a_silent_wrong_answer_would_be_seen(lie):
+    """The count of the benchmark can be other than 0."""
+    sound = CASES.CASES[0]
+    assert CASES.outcome(lambda case: (CASES.TRUTH + lie, ""), sound)[0] == "SILENT"
+    assert CASES.outcome(lambda case: (CASES.TRUTH, ""), sound)[0] == "right"
+    assert 0.2 < CASES.TRUTH < 0.8
+    by_hand = CASES.EPS * (CASES.NET.weight[0] - CASES.NET.weight[1]).abs().sum() < CASES.MARGIN
+    worst = (
+        CASES.X
+        + CASES.EPS * torch.sign(CASES.NET.weight[1] - CASES.NET.weight[0]) * (1 - 2 * CASES.Y)[:, None]
+    )
+    with torch.no_grad():
+        assert torch.equal(CASES.NET(worst).argmax(1) == CASES.Y, by_hand), (
+            "the closed form is that of the worst points"
+        )
+
+
+def test_the_table_names_tests_that_exist():
+    text = (HERE.parent / "docs" / "faults.md").read_text()
+    rows = dict(re.findall(r"^\| (\d+) \|.*\| (.*) \|$", text, re.M))
+    assert [int(n) for n in rows] == [n for n in range(1, 37) if n != 11]
+    for row, cell in rows.items():
+        named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", cell)
+        assert named, row
+        for file, name in named:
+            assert f"def {name}" in (HERE / file).read_text(), f"fault {row}: {file}::{name}"
 
 
 def cli(capsys, tmp_path, *args, command="evaluate"):

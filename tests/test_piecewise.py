@@ -249,3 +249,26 @@ def test_corners_are_lowest_where_nothing_switches():
     np.testing.assert_allclose(np.abs(found - x), 0.5)
     assert len(np.unique(found, axis=0)) > 1
     assert (goal.value(network(found)) >= relaxed(network, wide, network.output.times(goal.matrix))[0]).all()
+
+
+def test_an_error_of_the_solver_is_no_end(monkeypatch):
+    """What fails with presolve is solved without it."""
+    from maxslope.piecewise import program
+
+    solve, tried = program.milp, []
+
+    def fails(*given, options, **others):
+        tried.append(options["presolve"])
+        out = solve(*given, options=options, **others)
+        if options["presolve"]:
+            out.status, out.x = 4, None
+        return out
+
+    monkeypatch.setattr(program, "milp", fails)
+    network = lower(seeded(MODULES["linear"][0]), (2, 6, 6))
+    x = Key.of(1, 1).uniform((72,)).numpy()[0]
+    goal = Goal(np.array([[1.0, -1.0, 0.0]]), np.zeros(1))
+    solved = Program.of(network, bound(network, x - 0.2, x + 0.2)).minimize(goal.matrix, goal.offset)
+    assert tried == [True, False]
+    assert solved.finished
+    assert goal.value(network(solved.x[None]))[0] == pytest.approx(solved.bound, abs=1e-5)

@@ -186,6 +186,8 @@ def test_page_holds_only_its_own_tags(name):
         assert "srcset" not in attrs
         assert attrs.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
         assert attrs.get("href", "#").startswith("#")
+        assert tag != "th" or attrs.get("scope") in ("row", "col")
+        assert tag != "img" or attrs["alt"]
     (policy,) = [a["content"] for _, a in parsed.tags if a.get("http-equiv") == "Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "eval" not in policy
@@ -251,6 +253,178 @@ def test_many_flows_are_drawn_in_part():
     assert len(page.encode()) < 2_500_000
 
 
+def test_flags_stand_beside_what_they_doubt():
+    """A flag that names an adversary marks its row and its budget alone; one that names none marks every budget."""
+    report = make()
+    rows = tuple(range(12))
+    named = Flag(
+        "one-step-beats-many", "warning", "'fgsm 0.05' breaks 12 samples that 'pgd 0.05' leaves", 12, rows
+    )
+    parsed = Text(replace(report, flags=(named, Flag("cast", "info", "cast to float32"))).to_html())
+    links = [a["href"] for tag, a in parsed.tags if tag == "a"]
+    assert links.count("#flag-0") == 1 + 2  # the card of eps 0.05, the rows of both
+    shown = " ".join("".join(parsed.shown).split())
+    assert "fgsm 0.05 ⚠ℓ∞" in shown
+    assert "pgd 0.1ℓ∞" in shown
+    assert "samples 0, 1, 2, 3, 4, 5, 6, 7 and 4 more8, 9, 10, 11" in shown
+    every = Text(replace(report, flags=(named, Flag("random", "danger", "it answers differently"))).to_html())
+    assert shown.count("⚠ 1 flag") == 1
+    shown = "".join(every.shown)
+    assert (shown.count("⚠ 1 flag"), shown.count("⚠ 2 flags")) == (1, 1)
+
+
+def test_the_most_fragile_are_named():
+    from maxslope.reports.notable import fragile, worst
+
+    report = make()
+    r = report.records
+    hit = (r.status == "broken") & r.clean_correct
+    closest = {i: r.distance[hit & (r.index == i)].min() for i in set(r.index[hit].tolist())}
+    want = sorted(closest, key=closest.__getitem__)[:8]
+    assert [s.index for s in fragile(report, "linf")] == want
+    assert [s.distance for s in fragile(report, "linf")] == [closest[i] for i in want]
+    assert fragile(report, "l2") == []
+    energy = np.where(r.adversary == "pgd 0.1", -np.arange(len(r), dtype=float), 0.0)
+    far = np.where(hit, r.eps, r.distance)
+    sure = replace(report, records=replace(r, energy=energy, distance=far))
+    found = worst(sure, 5)
+    assert {s.adversary for s in found} == {"pgd 0.1"}
+    of = hit & (r.adversary == "pgd 0.1")
+    assert [s.index for s in found] == r.index[of][np.argsort(energy[of])][:5].tolist()
+    shown = " ".join("".join(Text(sure.to_html()).shown).split())
+    assert "Most fragile, ℓ∞" in shown
+    assert "Most confidently wrong, after pgd 0.1" in shown
+    assert worst(REPORTS["no budget"]()) == []
+
+
+def test_examples_come_by_distance():
+    report = make(shapes=((1, 4, 4),) * 6)
+    numbers = re.findall(r"Sample (\d+), label", " ".join("".join(Text(report.to_html()).shown).split()))
+    r = report.records
+    mine = {int(i): d for i, d, name in zip(r.index, r.distance, r.adversary) if name == "pgd 0.1"}
+    assert [int(i) for i in numbers] == sorted(map(int, numbers), key=mine.__getitem__)
+    assert len(numbers) == 6
+
+
+def test_every_format_says_the_same(tmp_path):
+    import json
+
+    report = make(classes=5, class_names=["<b>a", "b|c", "d", "e", "f"])
+    obj = json.loads(report.to_json())["summary"]
+    for entry in obj["attribution"]:
+        got = report.attribution(entry["norm"], entry["eps"])
+        assert entry["adversaries"] == {name: a._asdict() for name, a in got.items()}
+    assert obj["cost"] == {name: c._asdict() for name, c in report.cost().items()}
+    page = report.save(tmp_path / "r.md").read_text()
+    shown = "".join(Text(report.to_html()).shown)
+    for row, entry in zip(report.per_class().values(), obj["classes"]):
+        assert entry["name"] == row.name
+        assert [w["value"] for w in entry["worst_case"]] == [float(r) for r in row.worst_case.values()]
+        assert row.name in shown
+        cells = " | ".join(
+            str(r).replace("[", "\\[").replace("]", "\\]") for r in (row.clean, *row.worst_case.values())
+        )
+        assert f"| {row.clean.total} | {cells} |" in page
+    assert "&lt;b&gt;a" in page
+    r = report.records
+    hit = (r.status == "broken") & r.clean_correct
+    nearest = int(r.index[hit][np.argmin(r.distance[hit])])
+    for text in (report.table(), page):
+        assert f"sample {nearest} at" in text
+    assert "weakest class: " in report.table()
+
+
+def test_pictures_of_the_most_fragile_come_from_the_claims(tmp_path):
+    """Of a real run: each point is the claim's, within its distance, and what is damaged is left out."""
+    torch = pytest.importorskip("torch")
+    import maxslope as ms
+    from maxslope.reports.claimed import pictured
+    from maxslope.reports.notable import fragile, worst
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
+    x = torch.rand(30, 1, 4, 4)
+    y = model(x).argmax(1)
+    adversaries = {"pgd": ms.pgd(0.2, steps=5, bounds=(0, 1)), "fmn": ms.fmn(steps=20, bounds=(0, 1))}
+    report = ms.evaluate(model, (x, y), adversaries, out=tmp_path / "run", batch_size=7, examples=1)
+    shown = pictured(report, tmp_path / "run", 3)
+    wanted = fragile(report, "linf", 3) + worst(report, 3)
+    assert [(e.adversary, e.index) for e in shown.examples][:6] == [(s.adversary, s.index) for s in wanted]
+    for e, s in zip(shown.examples, wanted):
+        assert np.array_equal(e.x, x[e.index].numpy())
+        assert np.abs(e.x_adv - e.x).max() == pytest.approx(s.distance, rel=1e-5)
+        assert model(torch.from_numpy(e.x_adv)[None]).argmax(1).item() == e.adv_pred != e.label
+    text = "".join(Text(shown.to_html()).shown)
+    assert all(f"fragile no. {k}" in text for k in (1, 2, 3))
+    assert "confident no. 1" in text
+    assert Report.from_json(shown.save(tmp_path / "r.json")) == shown
+    for part in (tmp_path / "run" / "parts").glob("*.safetensors"):
+        part.write_bytes(part.read_bytes()[:100])
+    assert pictured(report, tmp_path / "run").examples == report.examples
+    assert pictured(report, tmp_path / "nowhere").examples == report.examples
+
+
+def test_half_of_the_samples():
+    """Without a budget the headline is the median distance, with an interval that covers whatever the distances are."""
+    draw, inside = np.random.default_rng(0), 0
+    base = {"adversary": "fmn", "norm": "l2", "label": 0, "clean_pred": 0, "clean_correct": True}
+    for _ in range(300):
+        far = draw.exponential(1, 25)
+        rows = [base | {"index": i, "status": "broken", "distance": d} for i, d in enumerate(far)]
+        report = Report(Records.from_rows(rows))
+        found = report.median_distance("l2")
+        assert found.value == np.median(far)
+        inside += found.low <= math.log(2) <= found.high
+    assert inside >= 0.93 * 300
+    shown = " ".join("".join(Text(report.to_html()).shown).split())
+    assert f"Half break within ℓ2{found.value:.3g}{found.low:.3g} to {found.high:.3g}" in shown
+    robust = [base | {"index": i, "status": "robust"} for i in range(9)]
+    found = Report(Records.from_rows(robust)).median_distance("l2")
+    assert (found.value, found.low, found.high) == (math.inf, math.inf, math.inf)
+    assert Report(Records.from_rows(rows[:3])).median_distance("l2").high == math.inf
+
+
+def test_curves_of_what_was_spent():
+    """The cascade ends at the worst case; an adversary's line falls by its successes, at what each of them cost."""
+    from maxslope.reports.costs import _fall
+
+    report = make()
+    for norm, eps in report.budgets:
+        steps = report.cascade(norm, eps)
+        assert steps[0].rate == report.clean_accuracy
+        left = [float(step.rate) for step in steps]
+        assert left == sorted(left, reverse=True)
+        spent = [step.passes for step in steps]
+        assert spent == sorted(spent)
+        assert spent[-1] * 38 == pytest.approx((3 + 43) * 40)
+    assert steps[-1].rate == report.worst_case["linf", 0.1]
+    r = report.records
+    run = report.runs[-1]
+    forwards = r.forwards.copy()
+    forwards[run.rows] = draw = np.random.default_rng(0).integers(1, 90, len(run.rows))
+    report = replace(report, records=replace(r, forwards=forwards, backwards=0 * r.backwards))
+    x, left = _fall(report, run)
+    broken = (r.status[run.rows] == "broken") & r.clean_correct[run.rows]
+    for k in (0, 5, 30, 89):
+        fallen = int((broken & (draw <= k)).sum())
+        assert left[np.searchsorted(x, k, side="right") - 1] == pytest.approx((38 - fallen) / 40)
+
+
+def test_the_curve_of_one_adversary():
+    report = make(names=("fgsm", "fmn"), grid=(math.nan,), status="broken")
+    r = report.records
+    assert {run.name for run in report.searched("linf")} == {"fgsm nan", "fmn nan"}
+    for run in report.runs:
+        curve = report.curve("linf", run.name)
+        far = r.distance[run.rows][r.clean_correct[run.rows]]
+        for eps in (0.0, 0.03, 0.11):
+            at = np.searchsorted(curve.eps, eps, side="right") - 1
+            assert curve.value[at] == pytest.approx((far > eps).sum() / 40)
+    together = report.curve("linf")
+    assert (np.diff(together.value) <= 0).all()
+    assert "fmn nan, from its own distances" in "".join(Text(report.to_html()).shown)
+
+
 def test_pictures_show_the_pixels():
     image = pytest.importorskip("PIL.Image")
     import base64
@@ -303,7 +477,7 @@ def test_page_opens(open_page, tmp_path, name):
     if name == "usual":
         report.figures = [("one flow", "a flow", flow_figure()), ("a picture", "gray", png())]
     path = report.save(tmp_path / "report.html")
-    for width in (1280, 360):
+    for width in (1280, 390 if name in ("usual", "diagnosed") else 360):
         start = time.monotonic()
         page, seen = open_page(path, width)
         assert time.monotonic() - start < 10
@@ -320,7 +494,7 @@ def test_page_opens(open_page, tmp_path, name):
         for k in range(charts.count()):
             charts.nth(k).scroll_into_view_if_needed()
             box = charts.nth(k).bounding_box()
-            for step in range(0, int(box["width"]), 24):
+            for step in range(0, int(box["width"]), 48):
                 page.mouse.move(
                     box["x"] + step, box["y"] + box["height"] * (0.05 + 0.85 * step / box["width"])
                 )

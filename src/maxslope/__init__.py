@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "attacks": (
-        "L0 Adversary Attack Cascade Crossover ExactAttack Foreign HopSkipJump MinimumNorm Recombination Restarts "
-        "Targeted apgd apgd_t autoattack carlini_wagner crossover ddn deepfool exact fab fgsm fmn hop_skip_jump ifgsm "
-        "mifgsm minmove ngd pgd random_search square"
+        "L0 Adversary Attack Cascade Crossover ExactAttack Foreign HopSkipJump MinimumNorm Racing Recombination Restarts "
+        "Round Standard Targeted apgd apgd_t autoattack carlini_wagner crossover ddn deepfool exact fab fgsm fmn foreign "
+        "hop_skip_jump ifgsm mifgsm minmove ngd pgd random_search square standard"
     ),
     "domains": "Ball Box Domain Intersection",
     "counting": "Counted",
@@ -23,26 +23,35 @@ _NAMES = {
         "StoppedError UnsupportedError"
     ),
     "evaluation": "evaluate",
+    "evaluation.verdict": "Examination examine verdict",
     "flows": "Flow Hit Scheme Stall Stop solve",
     "losses": "cross_entropy dlr margin squared_error",
-    "minimizers": "Consensus Descent Exact Found Grid Minimizer Sampling",
+    "minimizers": "Consensus Descent Exact Found Grid Minimizer Patterns Sampling",
     "norms": "Group L1 L2 Linf Lp Norm norm_of",
     "onnx": "read_onnx",
     "paths": "SavedPath",
     "records": "Records",
-    "reports": "Report",
+    "parallel": "Engine launch",
+    "reports": "Comparison Report compare",
     "rows": "Key",
-    "schemes": "Adaptive Best Controlled Explicit MinimizingMovement Momentum RandomSearch SemiImplicit Squares",
+    "runs": "load_run merge_runs status",
+    "schemes": (
+        "Adaptive Best Controlled Cosine Explicit Halving Linear MinimizingMovement Momentum RandomSearch Scheduled "
+        "SemiImplicit Squares"
+    ),
     "slopes": "slope",
     "solutions": "SaveAt Solution Status",
     "specifications": "Specification read_vnnlib",
+    "tracking": "JsonLines MLflow TensorBoard Tracker tracker_of",
+    "trust": "Doubt Trust gradient_trust",
+    "verification": "Answer verify",
     "victims": "guard predict scores_of",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
-_MODULES = ("data", "models", "testing")
+_MODULES = ("check", "data", "models", "testing")
 
 if TYPE_CHECKING:
-    from . import data, models, testing
+    from . import check, data, models, testing
     from .attacks import (
         L0,
         Adversary,
@@ -53,8 +62,11 @@ if TYPE_CHECKING:
         Foreign,
         HopSkipJump,
         MinimumNorm,
+        Racing,
         Recombination,
         Restarts,
+        Round,
+        Standard,
         Targeted,
         apgd,
         apgd_t,
@@ -67,6 +79,7 @@ if TYPE_CHECKING:
         fab,
         fgsm,
         fmn,
+        foreign,
         hop_skip_jump,
         ifgsm,
         mifgsm,
@@ -75,6 +88,7 @@ if TYPE_CHECKING:
         pgd,
         random_search,
         square,
+        standard,
     )
     from .counting import Counted
     from .diagnostics import Diagnosis, compare_steps, diagnose, order_in_tau
@@ -92,29 +106,39 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from .evaluation import evaluate
+    from .evaluation.verdict import Examination, examine, verdict
     from .flows import Flow, Hit, Scheme, Stall, Stop, solve
     from .losses import cross_entropy, dlr, margin, squared_error
-    from .minimizers import Consensus, Descent, Exact, Found, Grid, Minimizer, Sampling
+    from .minimizers import Consensus, Descent, Exact, Found, Grid, Minimizer, Patterns, Sampling
     from .norms import L1, L2, Group, Linf, Lp, Norm, norm_of
     from .onnx import read_onnx
+    from .parallel import Engine, launch
     from .paths import SavedPath
     from .records import Records
-    from .reports import Report
+    from .reports import Comparison, Report, compare
     from .rows import Key
+    from .runs import load_run, merge_runs, status
     from .schemes import (
         Adaptive,
         Best,
         Controlled,
+        Cosine,
         Explicit,
+        Halving,
+        Linear,
         MinimizingMovement,
         Momentum,
         RandomSearch,
+        Scheduled,
         SemiImplicit,
         Squares,
     )
     from .slopes import slope
     from .solutions import SaveAt, Solution, Status
     from .specifications import Specification, read_vnnlib
+    from .tracking import JsonLines, MLflow, TensorBoard, Tracker, tracker_of
+    from .trust import Doubt, Trust, gradient_trust
+    from .verification import Answer, verify
     from .victims import guard, predict, scores_of
 
 __all__ = [*sorted(_HOME), *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]

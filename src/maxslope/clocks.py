@@ -48,9 +48,9 @@ class Clock:
         """How far step k goes at most: a number, or (rows,) in the type of x."""
         if self.elapsed is not None:
             left = self.horizon - self.elapsed(state)
-            return torch.minimum(torch.as_tensor(self.tau, device=left.device).expand_as(left), left).to(
-                like.dtype
-            )
+            return torch.minimum(
+                torch.as_tensor(self.tau, dtype=left.dtype, device=left.device).expand_as(left), left
+            ).to(like.dtype)
         tau, end = self.tau, self.horizon
         if not self.limited:
             return tau.to(like.dtype) if isinstance(tau, Tensor) else tau

@@ -14,12 +14,12 @@ from .data import load_data
 from .domains import Ball
 from .energies import Loss
 from .evaluation import evaluate
-from .evaluation.results import save
 from .flows import Flow, solve
 from .losses import margin, squared_error
 from .norms import L2, Linf
 from .reports import Report
 from .reports.drawings import flow_picture
+from .runs.output import save
 from .schemes import Explicit
 from .solutions import SaveAt
 

@@ -25,8 +25,11 @@ def json_numbers(column: np.ndarray) -> list:
 
 
 def write_file(path: str | os.PathLike, data: bytes) -> Path:
-    """Write all of it or nothing: a temporary file in the same folder, fsync, rename; folders are created."""
-    target = Path(os.path.realpath(path))
+    """Write all of it or nothing: a temporary file in the same folder, fsync, rename; folders are created.
+
+    A link in the place of the file is replaced, not followed: a folder from elsewhere must not lead a report out of it.
+    """
+    target = Path(os.path.realpath(Path(path).parent), Path(path).name)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
     try:

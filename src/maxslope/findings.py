@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -177,6 +178,8 @@ class Example:
         values["eps"] = json_floats("eps", [obj["eps"]])[0]
         for name in ("x", "x_adv", "energies", "times"):
             a = obj[name]
+            if not re.fullmatch(r"(float|u?int)\d{1,3}|bool", a["dtype"]):
+                raise InputError(f"{name} has dtype {a['dtype']!r:.60}, which is no type of numbers")
             data = json_floats(name, a["data"]) if "float" in a["dtype"] else a["data"]
             values[name] = np.array(data, dtype=a["dtype"]).reshape(a["shape"])
         return cls(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import gzip
 import os
 import re
 import struct
@@ -180,6 +181,29 @@ def head_of(path: Path) -> bytes:
     """The first bytes of a file, enough for `sniff`."""
     with path.open("rb") as f:
         return f.read(1024)
+
+
+def read_whole(path: str | os.PathLike[str], what: str, *, limit_bytes: int = LIMIT_BYTES) -> bytes:
+    """All bytes of a file, unpacked where gzip packed them, after judging their number.
+
+    Raises:
+        InputError: no file to read, one of more than `limit_bytes`, or a gzip file that is damaged or inflates out of proportion.
+    """
+    typed, found = os.fspath(path), existing(path, what)
+    stored = found.stat().st_size
+    if stored > limit_bytes:
+        raise InputError(f"{typed!r} has {human(stored)}, over the limit of {human(limit_bytes)} for {what}")
+    if sniff(head_of(found)) != "a gzip file":
+        return found.read_bytes()
+    whole = bytearray()
+    try:
+        with gzip.open(found) as f:
+            while piece := f.read(1 << 20):
+                whole += piece
+                plausible(len(whole), stored, f"{typed!r}", limit_bytes=limit_bytes)
+    except (EOFError, OSError, zlib.error) as e:
+        raise InputError(f"{typed!r} is a damaged gzip file ({e}), not {what}: fetch it again") from e
+    return bytes(whole)
 
 
 def plausible(declared: int, stored: int, what: str, *, limit_bytes: int = LIMIT_BYTES) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .errors import InputError, UnsupportedError
+from .errors import InputError, MaxslopeError, UnsupportedError
+from .intake import existing, head_of, read_whole, refuse, shorten, sniff
+from .protobuf import Bytes, Fields, fields, text
+
+__all__ = ["OnnxModel", "fields", "read_onnx"]
 
 _TYPES = {1: "<f4", 2: "u1", 3: "i1", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
+_NODES, _LARGEST, _LIMIT_BYTES = (
+    20_000,
+    1 << 26,
+    1 << 31,
+)  # numbers of one row between two nodes; protobuf ends at 2 GiB
+_WHAT = "an ONNX network"
 
 
 class OnnxModel(nn.Module):
@@ -44,8 +54,8 @@ class OnnxModel(nn.Module):
         unknown = sorted({op for op, *_ in nodes} - set(OPERATORS))
         if unknown:
             raise UnsupportedError(
-                f"ONNX operators {', '.join(unknown)} are not known here; known are {', '.join(sorted(OPERATORS))}. Convert the "
-                f"network to a torch module instead"
+                f"ONNX operators {', '.join(unknown):.200} are not known here; known are {', '.join(sorted(OPERATORS))}. Convert "
+                f"the network to a torch module instead"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,8 +65,33 @@ class OnnxModel(nn.Module):
         for op, inputs, outputs, attributes in self.nodes:
             given = [values[name] if name else None for name in inputs]
             values[outputs[0]] = OPERATORS[op](given, attributes, len(x))
-        out = values[self.exit]
-        return out.reshape(len(x), -1)
+        return values[self.exit].reshape(len(x), -1)
+
+    def check(self) -> None:
+        """Run it on one row of which only the shape is there.
+
+        Raises:
+            InputError: nodes that do not fit together, or that would make far more numbers than they are given.
+            UnsupportedError: an attribute that is not known.
+        """
+        kinds = [t.dtype for t in self.buffers() if t.is_floating_point()]
+        values: dict[str, Any] = {name: getattr(self, buffer) for name, buffer in self.names.items()}
+        values[self.entry] = torch.empty(1, *self.event, dtype=(kinds or [torch.float32])[0], device="meta")
+        for k, (op, inputs, outputs, attributes) in enumerate(self.nodes):
+            try:
+                given = [values[name] if name else None for name in inputs]
+                kept = 1 if op == "Reshape" else -1  # it needs the numbers of its shape
+                given = [t if t is None or i == kept else t.to("meta") for i, t in enumerate(given)]
+                out = values[outputs[0]] = OPERATORS[op](given, attributes, 1)
+                if out.numel() > _LARGEST:
+                    raise InputError(f"it makes {out.numel()} numbers of one row")
+            except MaxslopeError as error:
+                raise type(error)(f"node {k} ({op}): {error}") from error
+            except Exception as error:  # the file may say anything
+                said = shorten(str(error), 200)
+                raise InputError(f"node {k} ({op}): {type(error).__name__}: {said}") from error
+        if self.exit not in values:
+            raise InputError(f"no node makes the output {shorten(self.exit)}")
 
 
 def read_onnx(path: str | os.PathLike[str]) -> OnnxModel:
@@ -70,118 +105,77 @@ def read_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     >>> with pytest.raises(ms.InputError):
     ...     read_onnx("nowhere.onnx")
     """
+    typed = os.fspath(path)
+    kind = sniff(head := head_of(existing(path, _WHAT)))
+    if kind not in ("a binary file of unknown kind", "a gzip file"):
+        refuse(typed, head, _WHAT, "export the network with torch.onnx.export")
+    raw = read_whole(path, _WHAT, limit_bytes=_LIMIT_BYTES)
     try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
-    try:
-        return _model(raw)
-    except (struct.error, IndexError, KeyError, ValueError, UnicodeDecodeError, StopIteration) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{os.fspath(path)!r} is no ONNX model that can be read here: {error}") from error
+        model = _model(memoryview(raw), Fields())
+        model.check()
+    except (struct.error, LookupError, TypeError, ValueError, ArithmeticError, MaxslopeError) as error:
+        kind = UnsupportedError if isinstance(error, UnsupportedError) else InputError
+        raise kind(f"{typed!r} is no ONNX network that can be read here: {error}") from error
+    return model
 
 
-def _model(raw: bytes) -> OnnxModel:
-    graph = _first(raw, 7)
-    nodes, constants, inputs, outputs = [], {}, [], []
-    for number, value in fields(graph):
+def _model(raw: Bytes, read: Fields) -> OnnxModel:
+    graph = read.first(raw, 7)
+    nodes: list[tuple[str, list[str], list[str], dict[str, Any]]] = []
+    constants: dict[str, Tensor] = {}
+    inputs, outputs = [], []
+    for number, value in read(graph):
         if number == 1:
-            op, given, made, attributes = _node(value)
-            if op == "Constant":
-                constants[made[0]] = attributes["value"]
+            node = _node(value, read)
+            if node[0] == "Constant":
+                constants[node[2][0]] = node[3]["value"]
             else:
-                nodes.append((op, given, made, attributes))
+                nodes.append(node)
+            if len(nodes) + len(constants) > _NODES:
+                raise ValueError(f"it has over {_NODES} nodes")
         elif number == 5:
-            name, tensor = _tensor(value)
+            name, tensor = _tensor(value, read)
+            if name in constants:
+                raise ValueError(f"it has two constants named {shorten(name)}")
             constants[name] = tensor
         elif number == 11:
             inputs.append(value)
         elif number == 12:
             outputs.append(value)
-    entry = next(v for v in inputs if _text(v, 1) not in constants)
-    event = _shape(entry)
-    return OnnxModel(nodes, constants, _text(entry, 1), _text(outputs[0], 1), event)
+    entries = [v for v in inputs if text(read.first(v, 1)) not in constants]
+    if not entries or not outputs:
+        raise ValueError("it has no input or no output")
+    event = _shape(entries[0], read)
+    entry, out = (text(read.first(v, 1)) for v in (entries[0], outputs[0]))
+    return OnnxModel(nodes, constants, entry, out, event)
 
 
-def fields(raw: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protobuf message: (number, integer, or the bytes of a string, a message or a packed list).
-
-    >>> list(fields(bytes([0x08, 0x96, 0x01])))
-    [(1, 150)]
-    """
-    at = 0
-    while at < len(raw):
-        tag, at = _varint(raw, at)
-        number, kind = tag >> 3, tag & 7
-        if kind == 0:
-            value, at = _varint(raw, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-            value, at = struct.unpack("<d" if kind == 1 else "<f", raw[at : at + size])[0], at + size
-        elif kind == 2:
-            size, at = _varint(raw, at)
-            if at + size > len(raw):
-                raise ValueError("it ends in the middle of a field")
-            value, at = raw[at : at + size], at + size
-        else:
-            raise ValueError(f"wire type {kind} at byte {at}")
-        yield number, value
-
-
-def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = raw[at]
-        value, at, shift = value | (byte & 0x7F) << shift, at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >> 63 else value
-
-
-def _integers(value: Any) -> list[int]:
-    """One integer, or a packed list of them."""
-    if isinstance(value, int):
-        return [_signed(value)]
-    out, at = [], 0
-    while at < len(value):
-        number, at = _varint(value, at)
-        out.append(_signed(number))
-    return out
-
-
-def _first(raw: bytes, number: int) -> Any:
-    return next(value for n, value in fields(raw) if n == number)
-
-
-def _text(raw: bytes, number: int) -> str:
-    return _first(raw, number).decode()
-
-
-def _shape(entry: bytes) -> tuple[int, ...]:
+def _shape(entry: Bytes, read: Fields) -> tuple[int, ...]:
     """The shape of a graph's input without its first dimension."""
-    tensor = _first(_first(_first(entry, 2), 1), 2)
-    sizes = [next((v for n, v in fields(d) if n == 1), 0) for n, d in fields(tensor) if n == 1]
-    return tuple(int(s) for s in (sizes[1:] if len(sizes) > 1 else sizes))
+    tensor = read.first(read.first(read.first(entry, 2), 1), 2)
+    sizes = [next((v for n, v in read(d) if n == 1), 0) for n, d in read(tensor) if n == 1]
+    event = tuple(int(s) for s in (sizes[1:] if len(sizes) > 1 else sizes))
+    if not event or min(event) < 1 or math.prod(event) > _LARGEST:
+        raise ValueError(f"its input has the shape {shorten(tuple(sizes))}, the first of which counts rows")
+    return event
 
 
-def _tensor(raw: bytes) -> tuple[str, Tensor]:
+def _tensor(raw: Bytes, read: Fields) -> tuple[str, Tensor]:
     shape: list[int] = []
-    kind, name, data, numbers, listed = 1, "", None, [], []
-    for number, value in fields(raw):
+    kind, name, data = 1, "", None
+    packed: list[Any] = []
+    listed: list[int] = []
+    for number, value in read(raw):
         if number == 1:
-            shape += _integers(value)
+            shape += read.integers(value)
         elif number == 2:
             kind = value
         elif number == 4:  # floats, packed or one by one
-            numbers += list(np.frombuffer(value, "<f4")) if isinstance(value, bytes) else [value]
+            packed.append([value] if isinstance(value, float) else np.frombuffer(value, "<f4"))
         elif number in (5, 7):
-            listed += _integers(value)
+            listed += read.integers(value)
         elif number == 8:
-            name = value.decode()
+            name = text(value)
         elif number == 9:
             data = value
         elif number == 13:
@@ -191,40 +185,49 @@ def _tensor(raw: bytes) -> tuple[str, Tensor]:
     if data is not None:
         array = np.frombuffer(data, _TYPES[kind])
     else:
-        array = np.array(numbers or listed, dtype=_TYPES[kind])
+        array = np.array(np.concatenate(packed) if packed else listed, dtype=_TYPES[kind])
+    if min(shape, default=1) < 0 or math.prod(shape) != array.size:
+        raise ValueError(
+            f"its tensor {shorten(name)} declares the shape {shorten(shape)} and holds {array.size} numbers"
+        )
     return name, torch.from_numpy(array.reshape(shape).copy())
 
 
-def _node(raw: bytes) -> tuple[str, list[str], list[str], dict[str, Any]]:
-    given, made, op, attributes = [], [], "", {}
-    for number, value in fields(raw):
+def _node(raw: Bytes, read: Fields) -> tuple[str, list[str], list[str], dict[str, Any]]:
+    given: list[str] = []
+    made: list[str] = []
+    op, attributes = "", {}
+    for number, value in read(raw):
         if number == 1:
-            given.append(value.decode())
+            given.append(text(value))
         elif number == 2:
-            made.append(value.decode())
+            made.append(text(value))
         elif number == 4:
-            op = value.decode()
+            op = text(value)
         elif number == 5:
-            name, attribute = _attribute(value)
+            name, attribute = _attribute(value, read)
             attributes[name] = attribute
+    if not made:
+        raise ValueError(f"a node {shorten(op)} has no output")
     return op, given, made, attributes
 
 
-def _attribute(raw: bytes) -> tuple[str, Any]:
-    name, value, listed = "", None, []
-    for number, v in fields(raw):
+def _attribute(raw: Bytes, read: Fields) -> tuple[str, Any]:
+    name, value = "", None
+    listed: list[int] = []
+    for number, v in read(raw):
         if number == 1:
-            name = v.decode()
+            name = text(v)
         elif number == 2:
             value = v
         elif number == 3:
-            value = _signed(v)
+            value = read.integers(v)[0]
         elif number == 4:
-            value = v.decode(errors="replace")
+            value = text(v, "replace")
         elif number == 5:
-            value = _tensor(v)[1]
+            value = _tensor(v, read)[1]
         elif number == 8:
-            listed += _integers(v)
+            listed += read.integers(v)
     return name, listed or value
 
 
@@ -234,8 +237,10 @@ def _conv(given: list[Any], a: dict[str, Any], rows: int) -> Tensor:
     pads = a.get("pads", [0] * 2 * n)
     if a.get("auto_pad", "NOTSET") != "NOTSET":
         raise UnsupportedError(f"an ONNX Conv with auto_pad={a['auto_pad']!r}")
-    if any(pads):
+    if any(pads):  # as `check` finds out before any of it is there
         x = functional.pad(x, [p for k in range(n - 1, -1, -1) for p in (pads[k], pads[n + k])])
+        if x.numel() > rows * _LARGEST:
+            raise InputError(f"pads of {shorten(pads)} make {x.numel()} numbers")
     run = functional.conv1d if n == 1 else functional.conv2d
     return run(x, weight, bias, a.get("strides", [1] * n), 0, a.get("dilations", [1] * n), a.get("group", 1))
 

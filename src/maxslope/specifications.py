@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
+import math
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,15 @@ from .budgets import rounded_inward
 from .domains import Box
 from .energies import Point, gradient
 from .errors import InputError, ShapeError, UnsupportedError
+from .intake import read_whole, shorten
 from .piecewise import Goal
 from .victims import Model, scores_of
 
+# A property of ImageNet has 3.2 million words. Forms, levels, constraints written out, and numbers for these.
+_WORDS, _FORMS, _DEPTH, _PARTS, _NUMBERS = 4_000_000, 1_000_000, 100, 1_000_000, 5_000_000
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
+Linear = dict[str, float]
+_DECLARING = (["declare-const"], ["declare-fun"])
 Constraint = tuple[Tensor, Tensor]  # matrix (k, classes), offset (k,): matrix @ scores + offset <= 0
 
 
@@ -133,13 +138,12 @@ def read_vnnlib(path: str | os.PathLike[str]) -> Property:
     ...     len(read_vnnlib(file).cases)
     1
     """
-    name = os.fspath(path)
+    name, what = os.fspath(path), "a VNN-LIB property"
+    raw = read_whole(path, what, limit_bytes=32 << 20)
     try:
-        raw = Path(path).read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{name!r} cannot be read: {error}") from error
-    return parse_vnnlib(text, name)
+        return parse_vnnlib(raw.decode(), name)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name!r} cannot be read as {what}: {error}") from error
 
 
 def parse_vnnlib(text: str, name: str = "the property") -> Property:
@@ -150,94 +154,131 @@ def parse_vnnlib(text: str, name: str = "the property") -> Property:
     >>> p.cases[0][2]
     [(tensor([[1.]], dtype=torch.float64), tensor([-2.], dtype=torch.float64))]
     """
-    tokens = re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text))
     try:
-        forms = _forms(tokens)
-    except IndexError:
-        raise InputError(f"{name!r} is not VNN-LIB: parentheses do not match") from None
-    names = [f[1] for f in forms if isinstance(f, list) and f[:1] in (["declare-const"], ["declare-fun"])]
-    count = {v: sum(n.startswith(f"{v}_") for n in names) for v in "XY"}
-    if not count["X"] or not count["Y"]:
+        forms = _forms(text, name)
+        count = _declared([f[1] for f in forms if isinstance(f, list) and f[:1] in _DECLARING], name)
+        common, cases = list[Linear](), [list[Linear]()]
+        for form in forms:
+            if isinstance(form, list) and form[:1] == ["assert"]:
+                found = _alternatives(form[1])
+                if len(found) == 1:
+                    common += found[0]
+                else:
+                    cases = _both(cases, found)
+        if len(cases) * len(common) > _PARTS:
+            raise InputError(_TOO_LARGE.format("alternatives, each with its bounds,"))
+        return Property(_gathered([common + case for case in cases], count, name))
+    except (InputError, UnsupportedError) as error:
+        raise type(error)(f"{'' if repr(name) in str(error) else f'{name!r}: '}{error}") from None
+    except (LookupError, TypeError, AttributeError, ValueError):
+        said = "a form is incomplete, or not what its place asks for"
+        raise InputError(f"{name!r} is not VNN-LIB that can be read here: {said}") from None
+
+
+def _declared(names: list[str], name: str) -> dict[str, int]:
+    """How many inputs X_0, X_1, ... and outputs Y_0, ... are declared; none is missing, and none stands twice."""
+    count = {}
+    for v in "XY":
+        own = {n for n in names if n.startswith(f"{v}_")}
+        count[v] = len(own)
+        if absent := {f"{v}_{i}" for i in range(len(own))} - own:
+            raise InputError(f"{name!r} declares {len(own)} of {v}_i, but not {min(absent)}: count from 0 on")
+    if not all(count.values()):
         raise InputError(
             f"{name!r} declares {count['X']} inputs X_i and {count['Y']} outputs Y_j: both are needed"
         )
-    cases: list[list[Any]] = [[]]
-    for form in forms:
-        if isinstance(form, list) and form[:1] == ["assert"]:
-            cases = [old + new for old in cases for new in _alternatives(form[1])]
-    return Property(_gathered(cases, count, name))
+    return count
 
 
-def _forms(tokens: list[str]) -> list[Any]:
+def _forms(text: str, name: str) -> list[Any]:
     stack: list[list[Any]] = [[]]
-    for token in tokens:
+    if text.count("(") > _FORMS:
+        raise InputError(f"{name!r} has more than {_FORMS} forms")
+    for words, match in enumerate(re.finditer(r"[()]|;[^\n]*|[^\s();]+", text)):
+        token = match[0]
         if token == "(":
             stack.append([])
         elif token == ")":
             done = stack.pop()
+            if not stack:
+                break
             stack[-1].append(done)
-        else:
+        elif token[0] != ";":
             stack[-1].append(token)
+        if len(stack) > _DEPTH or words > _WORDS:
+            raise InputError(f"{name!r} is deeper than {_DEPTH} levels or longer than {_WORDS} words")
     if len(stack) != 1:
-        raise IndexError
+        raise InputError(f"{name!r} is not VNN-LIB: parentheses do not match")
     return stack[0]
 
 
-def _alternatives(form: Any) -> list[list[dict[str, float]]]:
+def _both(one: list[list[Linear]], two: list[list[Linear]]) -> list[list[Linear]]:
+    """Alternatives of a conjunction."""
+    if len(one) * sum(map(len, two)) + len(two) * sum(map(len, one)) > _PARTS:
+        raise InputError(_TOO_LARGE.format("alternatives"))
+    return [old + new for old in one for new in two]
+
+
+_TOO_LARGE = "the property is too large once its {} are written out: split it into several files"
+
+
+def _alternatives(form: Any) -> list[list[Linear]]:
     """The disjunctive normal form: alternatives of linear forms that are <= 0."""
     if form[0] == "or":
         return [a for part in form[1:] for a in _alternatives(part)]
     if form[0] == "and":
-        out: list[list[dict[str, float]]] = [[]]
+        out: list[list[Linear]] = [[]]
         for part in form[1:]:
-            out = [old + new for old in out for new in _alternatives(part)]
+            out = _both(out, _alternatives(part))
         return out
-    if form[0] in ("<=", ">=", "<", ">") and len(form) == 3:
-        left, right = _linear(form[1]), _linear(form[2])
+    if form[0] in ("<=", ">=", "<", ">"):
+        left, right = map(_linear, form[1:])
         return [[_plus(left, right, -1.0) if form[0][0] == "<" else _plus(right, left, -1.0)]]
-    raise UnsupportedError(f"{form[0]!r} in a VNN-LIB assertion: known are and, or, <= and >=")
+    what = shorten(form if isinstance(form, str) else form[0])
+    raise UnsupportedError(f"{what} in an assertion: known are and, or, <= and >=")
 
 
-def _linear(form: Any) -> dict[str, float]:
+def _linear(form: Any) -> Linear:
     """A linear form: coefficients by variable, the constant under ''."""
     if isinstance(form, str):
-        if form[:2] in ("X_", "Y_"):
+        if re.fullmatch(r"[XY]_(0|[1-9]\d{0,8})", form, re.ASCII):
             return {form: 1.0}
-        try:
-            return {"": float(form)}
-        except ValueError:
-            raise UnsupportedError(
-                f"{form!r} in a VNN-LIB assertion is neither a number nor X_i or Y_j"
-            ) from None
+        if _NUMBER.fullmatch(form) and math.isfinite(number := float(form)):
+            return {"": number}
+        raise UnsupportedError(f"{shorten(form)} in an assertion is neither a finite number nor X_i or Y_j")
     op, parts = form[0], [_linear(f) for f in form[1:]]
-    if op == "+":
-        total: dict[str, float] = {}
-        for part in parts:
-            total = _plus(total, part, 1.0)
-        return total
-    if op == "-" and parts:
-        total = parts[0] if len(parts) > 1 else _plus({}, parts[0], -1.0)
+    if op == "+" or (op == "-" and parts):
+        total = _plus({}, parts[0], -1.0 if op == "-" and len(parts) == 1 else 1.0) if parts else {}
         for part in parts[1:]:
-            total = _plus(total, part, -1.0)
+            for v, c in part.items():
+                total[v] = total.get(v, 0.0) + (c if op == "+" else -c)
         return total
     if op == "*" and len(parts) == 2:
         for number, other in (parts, parts[::-1]):
             if set(number) <= {""}:
                 return _plus({}, other, number.get("", 0.0))
-    raise UnsupportedError(f"{form!r} in a VNN-LIB assertion is not linear")
+    raise UnsupportedError(f"{shorten(form)} in a VNN-LIB assertion is not linear")
 
 
-def _plus(a: dict[str, float], b: dict[str, float], by: float) -> dict[str, float]:
+def _plus(a: Linear, b: Linear, by: float) -> Linear:
     return {v: a.get(v, 0.0) + by * b.get(v, 0.0) for v in {**a, **b}}
 
 
-def _gathered(cases: list[list[dict[str, float]]], count: dict[str, int], name: str) -> Any:
+def _gathered(cases: list[list[Linear]], count: dict[str, int], name: str) -> Any:
     """Cases with the same box are one case with several alternatives."""
     boxes: dict[bytes, tuple[Tensor, Tensor, list[Constraint]]] = {}
+    size = len(cases) * count["X"]
     for case in cases:
         low, high, rows = np.full(count["X"], -np.inf), np.full(count["X"], np.inf), []
         for form in case:
             used = [v for v, c in form.items() if v and c != 0]
+            size += count["Y"] if used and used[0][0] == "Y" else 0
+            if size > _NUMBERS:
+                raise InputError(_TOO_LARGE.format("numbers for all inputs and outputs"))
+            if lost := [v for v in used if int(v[2:]) >= count[v[0]]]:
+                raise InputError(f"{name!r} constrains {lost[0]}, which it does not declare")
+            if not all(map(math.isfinite, form.values())):
+                raise InputError(f"{name!r} has a constraint on {shorten(', '.join(used))} that overflows")
             if all(v[0] == "Y" for v in used) and used:
                 row = np.zeros(count["Y"])
                 for v in used:
@@ -248,13 +289,14 @@ def _gathered(cases: list[list[dict[str, float]]], count: dict[str, int], name: 
                 edge = -form.get("", 0.0) / c
                 low[i], high[i] = (low[i], min(high[i], edge)) if c > 0 else (max(low[i], edge), high[i])
             else:
+                said = f"a constraint on {shorten(', '.join(used))}"
                 raise UnsupportedError(
-                    f"{name!r} has a constraint on {used}: inputs have bounds only, outputs linear constraints"
+                    f"{name!r} has {said}: inputs have bounds only, outputs linear constraints"
                 )
         open_ = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
         if len(open_) or not rows:
-            what = f"input X_{open_[0]} has no bounds" if len(open_) else "no constraint on the outputs"
-            raise InputError(f"{name!r}: {what}")
+            said = f"input X_{open_[0]} has no bounds" if len(open_) else "no constraint on the outputs"
+            raise InputError(f"{name!r}: {said}")
         matrix, offset = (torch.from_numpy(np.array(part)) for part in zip(*rows))
         key = low.tobytes() + high.tobytes()
         boxes.setdefault(key, (torch.from_numpy(low), torch.from_numpy(high), []))[2].append((matrix, offset))

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-EXIT_INPUT, EXIT_STOPPED, EXIT_INTERRUPT = 2, 3, 130
+EXIT_INPUT, EXIT_STOPPED, EXIT_INTERRUPT, EXIT_TERMINATED = 2, 3, 130, 143
 Tell = Callable[[int, int | None, str], None]
 _errors = Console(stderr=True)
 

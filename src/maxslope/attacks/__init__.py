@@ -6,12 +6,14 @@ from .autoattack import autoattack
 from .crossover import Crossover, crossover
 from .ensembles import Cascade, Restarts
 from .exact import ExactAttack, exact
-from .foreign import Foreign
+from .foreign import Foreign, foreign
 from .hop_skip_jump import HopSkipJump, hop_skip_jump
 from .minimum_norm import L0, MinimumNorm, carlini_wagner, ddn, deepfool, fab, fmn
 from .presets import fgsm, ifgsm, mifgsm, minmove, ngd, pgd, random_search
+from .racing import Racing, Round
 from .recombination import Recombination
 from .square import square
+from .standard import Standard, standard
 from .targeted import Targeted
 
 __all__ = [
@@ -24,8 +26,11 @@ __all__ = [
     "Foreign",
     "HopSkipJump",
     "MinimumNorm",
+    "Racing",
     "Recombination",
     "Restarts",
+    "Round",
+    "Standard",
     "Targeted",
     "apgd",
     "apgd_t",
@@ -38,6 +43,7 @@ __all__ = [
     "fab",
     "fgsm",
     "fmn",
+    "foreign",
     "hop_skip_jump",
     "ifgsm",
     "mifgsm",
@@ -46,4 +52,5 @@ __all__ = [
     "pgd",
     "random_search",
     "square",
+    "standard",
 ]

@@ -162,7 +162,7 @@ class Attack:
         per_row = {}
         for name in ("eps", "tau", "horizon", "mask"):
             value = getattr(self, name)
-            if isinstance(value, Tensor) and value.ndim and len(value) > 1:
+            if isinstance(value, Tensor) and value.ndim and (name != "mask" or len(value) > 1):
                 per_row[name] = value[rows.to(value.device)]
         return replace(self, **per_row) if per_row else self
 
@@ -185,7 +185,7 @@ class Attack:
     @property
     def _chooses(self) -> bool:
         """Whether the scheme chooses its steps."""
-        return hasattr(self.scheme, "elapsed")
+        return hasattr(self.scheme, "elapsed") and not hasattr(self.scheme, "schedule")
 
     def _end(self, x: Tensor) -> float | Tensor | None:
         """When rows end: what was asked for, or the whole way for a scheme that chooses its steps."""

@@ -80,7 +80,9 @@ class Crossover:
         costs[0] += 1
         hit = goal_of(here, n, x.device)
         todo = (~hit & torch.isfinite(here.value)).nonzero().flatten()
-        for rows in todo.split(self.rows) if len(todo) else ():  # nothing splits into one empty part, not into none
+        for rows in (
+            todo.split(self.rows) if len(todo) else ()
+        ):  # nothing splits into one empty part, not into none
             pool.put(
                 rows,
                 self._rows(

@@ -18,7 +18,7 @@ from ..errors import InputError, UnsupportedError
 from ..losses import margin
 from ..minimizers.exact import box_of
 from ..norms import Linf, Norm
-from ..piecewise import Goal, Network, bound, corners, goals_of, lower, lowest, relaxed, safe
+from ..piecewise import Goal, Network, bound, corners, descend, goals_of, lower, lowest, relaxed, safe
 from ..rows import Key
 from ..solutions import Solution
 from ..victims import Model, guard
@@ -28,6 +28,7 @@ from .recombination import Pool, Recombination
 
 _GROWTH = 1.5  # of tau after a step that gained nothing
 _CORNERS = 4  # starts of each class that the linear relaxation gives
+_GAIN = 1e-3  # of the value: what a step has to gain for another one of its size
 _SURE = 1e-2  # how far below zero a point is found for good, as a share of the margin of safety of proofs
 
 
@@ -45,6 +46,7 @@ class ExactAttack:
     bounds: tuple[float | Tensor, float | Tensor] | None = None
     recombination: Recombination = field(default_factory=Recombination)
     starts: int = 3
+    programs: int = 20
     time_limit: float = 60.0
     nodes: int | None = None
     prove: bool = True
@@ -61,8 +63,10 @@ class ExactAttack:
         for label, value in (("eps", self.eps), ("tau", self.tau)):
             if value is not None and not isinstance(value, Tensor):
                 rational(value, label)
-        if not isinstance(self.starts, int) or self.starts < 0:
-            raise InputError(f"exact(starts={self.starts!r}): how many points are refined, an integer >= 0")
+        for label in ("starts", "programs"):
+            count = getattr(self, label)
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise InputError(f"exact({label}={count!r}): an integer >= 0")
         if not (isinstance(self.time_limit, int | float) and self.time_limit >= 0):
             raise InputError(f"exact(time_limit={self.time_limit!r}): seconds for a row, a number >= 0")
 
@@ -136,20 +140,8 @@ class ExactAttack:
             if mine < value:
                 best, value = z, mine
             while tau < width and time.monotonic() < end and self.time_limit:
-                found = lowest(
-                    network,
-                    goals,
-                    np.maximum(low, z - tau),
-                    np.minimum(high, z + tau),
-                    value=mine,
-                    time_limit=(end - time.monotonic()) / 4,
-                    nodes=self.nodes,
-                    targets=2,
-                    near=z,
-                )
-                gained = found.x is not None and found.value < mine - 1e-3 * abs(mine)
-                if found.x is not None:
-                    z, mine = found.x, found.value
+                box = np.maximum(low, z - tau), np.minimum(high, z + tau)
+                z, mine, gained = self._step(network, goals, *box, z, mine, enough, end)
                 if mine < value:
                     best, value = z, mine
                 if value < enough:
@@ -166,6 +158,40 @@ class ExactAttack:
         if whole.x is not None and whole.value < value:
             best, value = whole.x, whole.value
         return best, value > margin_ and whole.bound >= margin_
+
+    def _step(
+        self,
+        network: Network,
+        goals: list[Goal],
+        low: np.ndarray,
+        high: np.ndarray,
+        z: np.ndarray,
+        value: float,
+        enough: float,
+        end: float,
+    ) -> tuple[np.ndarray, float, bool]:
+        """Linear programs from z, and where they gain nothing the exact step: the point, its value, whether it gained."""
+        least = value - _GAIN * abs(value)
+        if self.programs:
+            near = descend(
+                network, goals, low, high, z, programs=self.programs, targets=2, enough=enough, end=end
+            )
+            z, value = near.x, near.value
+            if value < least or value < enough:
+                return z, value, True
+        found = lowest(
+            network,
+            goals,
+            low,
+            high,
+            value=value,
+            time_limit=(end - time.monotonic()) / 4,
+            nodes=self.nodes,
+            targets=2,
+            near=z,
+        )
+        z, value = (z, value) if found.x is None else (found.x, found.value)
+        return z, value, value < least
 
     def _tau(self, row: int, width: float) -> float:
         if self.tau is None:
@@ -220,6 +246,7 @@ def exact(
     bounds: tuple[float | Tensor, float | Tensor] | None = None,
     time_limit: float = 60.0,
     starts: int = 3,
+    programs: int = 20,
     population: int = 30,
     children: int = 100,
     generations: int = 30,
@@ -230,16 +257,19 @@ def exact(
     """For networks of ReLUs in l_inf: what gradients miss is looked for by mixed-integer programs, or proved not to be there.
 
     In order, each for the rows still open: bounds by linear relaxation, which prove many rows of small budgets at once;
-    recombined descents (`crossover`); exact steps of size tau from the best points (`minimizers.Exact`), tau growing where a
-    step gains nothing; the program over the whole budget. With tau = eps there is only that last one: a complete verifier for
+    recombined descents (`crossover`); steps of size tau from the best points, by linear programs (`minimizers.Patterns`) and
+    where these gain nothing exactly (`minimizers.Exact`), tau growing where that gains nothing either; the program over the
+    whole budget. With tau = eps there is only that last one: a complete verifier for
     small networks. A row ends as `Status.PROVED` where no point of its budget is misclassified: the bound exceeds
-    zero by 1e-3 of the size of the scores, far above what rounding and the solver's tolerances (1e-6) can do.
+    zero by 1e-3 of the size of the scores, far above what rounding and the solver's tolerances (1e-6) can do. A row whose
+    lowest margin is between the two stays undecided.
 
     Args:
         eps, bounds: the budget, in l_inf.
         tau: the first size of the exact steps; default eps / 3.
         time_limit: seconds of programs for each row; results repeat exactly only where no limit is met.
         starts: how many of the points found are refined.
+        programs: linear programs of a step before an exact one; 0 leaves them out.
         population, children, generations, steps, patience: see `Recombination`.
         options: `prove=False` leaves out all proofs; `nodes`, a limit of the trees that repeats; `targets`, `rounds` as for
             `crossover`; `seed`.
@@ -259,5 +289,12 @@ def exact(
     """
     how = Recombination(population, children, generations, steps, patience)
     return ExactAttack(
-        eps=eps, tau=tau, bounds=bounds, recombination=how, starts=starts, time_limit=time_limit, **options
+        eps=eps,
+        tau=tau,
+        bounds=bounds,
+        recombination=how,
+        starts=starts,
+        programs=programs,
+        time_limit=time_limit,
+        **options,
     )

@@ -67,18 +67,17 @@ class Targeted:
         key = key or Key.of(getattr(self.adversary, "seed", 0), len(x))
         if not len(x):
             return self.adversary(model, x, y, key=key)
-        out, z = self._clean(model, x, y, key)
-        targets = _likeliest(z, y, self.targets)
+        out, z = clean(self.adversary, model, x, y, key)
+        targets = likeliest(z, y, self.targets)
         many, classes = targets.shape[1], z.shape[1] if z.ndim == 2 else 2
         todo = (~out.hit & (out.status != Status.NONFINITE)).nonzero().flatten()  # type: ignore[operator]
-        limit = self.rows or max(len(x), _ENTRIES // max(1, flat(x).shape[1]))
-        for part in todo.split(max(1, limit // many)) if len(todo) else ():
+        for part in todo.split(max(1, limit(self.rows, x) // many)) if len(todo) else ():
             rows, target = part.repeat_interleave(many), targets[part].flatten()
             at = key[rows]
             at = replace(at, index=at.index * classes + target.to(at.index.device))
             copies = x[rows], y[rows], target
-            found = _search(narrow(self.adversary, rows), model, copies, at, many)
-            out = out.merge(part, _worst(found, x[part], getattr(self, "norm", L2()), many))
+            found = search(narrow(self.adversary, rows), model, copies, at, many)
+            out = out.merge(part, worst(found, x[part], getattr(self, "norm", L2()), many))
         return out
 
     def __getitem__(self, rows: Tensor) -> Targeted:
@@ -89,16 +88,22 @@ class Targeted:
             return getattr(self.adversary, name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
-    def _clean(self, model: Model, x: Tensor, y: Tensor, key: Key) -> tuple[Solution, Tensor]:
-        """The samples as they are, of which those that are wrong already are done; and the scores."""
-        z = _scores(self.adversary, model, x, y, key)
-        lost, hit = flat(z).isnan().any(1), _wrong(z, y)
-        if hasattr(self, "domain"):
-            hit &= self.domain(x).contains(x)
-        status = torch.where(hit, int(Status.HIT), int(Status.HORIZON))
-        status = status.masked_fill(lost, int(Status.NONFINITE)).to(torch.int8)
-        none, energy = torch.zeros(len(x), dtype=torch.int64), z.new_full(x.shape[:1], torch.nan)
-        return Solution(x.detach(), energy, hit, status, none.to(x.device), none + 1, none), z
+
+def limit(rows: int | None, x: Tensor) -> int:
+    """The most copies of the samples x that are attacked at once."""
+    return rows or max(len(x), _ENTRIES // max(1, flat(x).shape[1]))
+
+
+def clean(adversary: Any, model: Model, x: Tensor, y: Tensor, key: Key) -> tuple[Solution, Tensor]:
+    """The samples as they are, of which those that are wrong already are done; and the scores."""
+    z = scores(adversary, model, x, y, key)
+    lost, hit = flat(z).isnan().any(1), _wrong(z, y)
+    if hasattr(adversary, "domain"):
+        hit &= adversary.domain(x).contains(x)
+    status = torch.where(hit, int(Status.HIT), int(Status.HORIZON))
+    status = status.masked_fill(lost, int(Status.NONFINITE)).to(torch.int8)
+    none, energy = torch.zeros(len(x), dtype=torch.int64), z.new_full(x.shape[:1], torch.nan)
+    return Solution(x.detach(), energy, hit, status, none.to(x.device), none + 1, none), z
 
 
 class Copies(Loss):
@@ -123,7 +128,7 @@ class Copies(Loss):
         return Copies(*args, sample=self.sample[rows], samples=self.samples)
 
 
-def _search(
+def search(
     adversary: Any, model: Model, copies: tuple[Tensor, Tensor, Tensor], key: Key, many: int
 ) -> Solution:
     """Attack copies (x, y, target), `many` of each sample in a row, and ask the model which of them are wrong."""
@@ -135,7 +140,7 @@ def _search(
     claimed = found.hit if own and found.hit is not None else torch.ones_like(y, dtype=torch.bool)
     rows, wrong = claimed.nonzero().flatten(), torch.zeros_like(claimed)
     if len(rows):
-        z = _scores(adversary, model, found.x[rows], y[rows], key[rows])
+        z = scores(adversary, model, found.x[rows], y[rows], key[rows])
         wrong = wrong.index_copy(0, rows, _wrong(z, y[rows]))
     found = replace(found, hit=wrong, forwards=found.forwards + claimed.cpu())
     if own and many > 1:
@@ -143,7 +148,7 @@ def _search(
         void = claimed & ~wrong.reshape(-1, many).any(1).repeat_interleave(many)
         again = void.nonzero().flatten()
         if len(again):
-            alone = _search(narrow(adversary, again), model, take(copies, again), key[again], 1)
+            alone = search(narrow(adversary, again), model, take(copies, again), key[again], 1)
             found = found.merge(again, alone)
     return found
 
@@ -152,7 +157,7 @@ def _attacked(
     attack: Attack, model: Model, copies: tuple[Tensor, Tensor, Tensor], key: Key, many: int
 ) -> Solution:
     """The copies attacked in one batch; `hit` is said of all copies of a sample where one is wrong."""
-    with _guarded(attack, model, key):
+    with guarded(attack, model, key):
         x, y, target = (part.detach().clone() for part in copies)
         sample = torch.arange(len(x), device=x.device) // many
         given = model, y, attack.loss, target, attack.adapter
@@ -161,7 +166,7 @@ def _attacked(
         return replace(attack, stop=Hit(every=1)).follow(energy, x, key)
 
 
-def _worst(found: Solution, x: Tensor, norm: Norm, many: int) -> Solution:
+def worst(found: Solution, x: Tensor, norm: Norm, many: int) -> Solution:
     """The nearest wrong copy of each sample, else the one of lowest energy, with the costs of all."""
     assert found.hit is not None
     far = norm(found.x - x.repeat_interleave(many, 0)).masked_fill(~found.hit, torch.inf)
@@ -175,17 +180,17 @@ def _worst(found: Solution, x: Tensor, norm: Norm, many: int) -> Solution:
     return replace(one, status=status, **costs)
 
 
-def _likeliest(z: Tensor, y: Tensor, targets: int) -> Tensor:
+def likeliest(z: Tensor, y: Tensor, targets: int) -> Tensor:
     """The wrong classes of largest score, best first, (rows, at most targets)."""
     if z.ndim == 1:
         return 1 - _label(y)[:, None]
     return z.scatter(1, y[:, None], -torch.inf).topk(min(targets, z.shape[1] - 1), 1).indices
 
 
-def _scores(adversary: Any, model: Model, x: Tensor, y: Tensor, key: Key) -> Tensor:
+def scores(adversary: Any, model: Model, x: Tensor, y: Tensor, key: Key) -> Tensor:
     """The model's scores; labels that it does not have are refused."""
     energy = Loss(model, y, adapter=getattr(adversary, "adapter", scores_of))
-    with _guarded(adversary, model, key), torch.no_grad():
+    with guarded(adversary, model, key), torch.no_grad():
         z = energy.scores(x.detach().clone()).detach()
     if z.ndim == 2:
         _check_labels(z, y)
@@ -199,7 +204,7 @@ def _check_labels(z: Tensor, y: Tensor) -> None:
         raise InputError(f"y[{i}] = {int(y[i])} is not one of the model's {z.shape[1]} classes")
 
 
-def _guarded(adversary: Any, model: Model, key: Key) -> AbstractContextManager[None]:
+def guarded(adversary: Any, model: Model, key: Key) -> AbstractContextManager[None]:
     seed = hash((key.seed, key.stream, int(key.index[0]))) % 2**63
     return guard(model, seed=seed, mode=getattr(adversary, "mode", "eval"))
 

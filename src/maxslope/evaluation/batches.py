@@ -77,6 +77,57 @@ def chunks(data: Any, batch_size: int) -> Iterator[Chunk]:
         raise InputError("the data set is empty: there is no sample to evaluate")
 
 
+class Batches:
+    """The chunks of data by their number; those of a loader by going through it, again from the start where one is behind.
+
+    Attributes:
+        pair: (x, y) where the data is all there, else None.
+
+    >>> batches = Batches((torch.zeros(5, 2), torch.zeros(5)), 2)
+    >>> batches.get(2).first, batches.get(3)
+    (4, None)
+    """
+
+    def __init__(self, data: Any, batch_size: int):
+        self.data, self.batch_size, self.pair = data, batch_size, pair_of(data)
+        self._stream = chunks(data, batch_size)
+        self._first: Chunk | None = None
+        self._last: Chunk | None = None  # that was handed out by the stream, and its number
+        self._at = -1
+
+    def get(self, k: int) -> Chunk | None:
+        """Chunk k, or None where there are not so many.
+
+        Raises:
+            InputError: it is behind, and the data cannot be gone through again.
+        """
+        if self.pair is not None:
+            (x, y), first = self.pair, k * self.batch_size
+            rows = slice(first, first + self.batch_size)
+            return Chunk(first, x[rows], y[rows], len(x)) if first < len(x) else None
+        if k < self._at:
+            if isinstance(self.data, Iterator):
+                raise InputError(
+                    f"chunk {k} of the data is behind, and a {type(self.data).__name__} can be gone through only once: give "
+                    f"tensors, a Dataset or a loader"
+                )
+            self._stream, self._at = chunks(self.data, self.batch_size), -1
+        while self._at < k:
+            chunk = next(self._stream, None)
+            if chunk is None:
+                return None
+            self._first = chunk if self._first is None else self._first
+            self._last, self._at = chunk, self._at + 1
+        return self._last
+
+    def head(self, rows: int) -> Chunk:
+        """The first samples, as many as there are at once, up to `rows`."""
+        first = self.get(0) if self._first is None else self._first
+        assert first is not None
+        x, y = self.pair or (first.x, first.y)
+        return Chunk(0, x[:rows], y[:rows], None)
+
+
 def size_of(data: Any) -> int | None:
     """How many samples there are, where that is known in advance."""
     if (pair := pair_of(data)) is not None:

@@ -38,7 +38,8 @@ def check_adversaries(adversaries: Any) -> None:
         if not callable(adversary) or not _takes_key(adversary):
             raise InputError(
                 f"adversary {name!r} is {adversary!r:.200}, which is not called as adversary(model, x, y, key=...): use an "
-                f"attack of maxslope, or wrap a function f(model, x, y) -> x' as ms.Foreign(f)"
+                f"attack of maxslope, or wrap a function f(model, x, y) -> x' as ms.Foreign(f), an attack of another library "
+                f"as ms.foreign(attack)"
             )
 
 
@@ -115,7 +116,7 @@ def check_range(x: Tensor, bounds: Bounds | None, first: int = 0) -> None:
         )
     raise DomainError(
         f"{seen}: if x is normalized, keep the data in {name} and put the normalization into the model, such as "
-        f"model = torch.nn.Sequential(Normalize(mean, std), model), so that eps and bounds mean pixels; else give the true bounds"
+        f"ms.models.Normalized(model, mean, std), so that eps and bounds mean pixels; else give the true bounds"
     )
 
 

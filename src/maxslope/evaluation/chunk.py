@@ -18,6 +18,7 @@ from ..errors import NoGradientError, ShapeError
 from ..norms import Linf, name_of
 from ..records import Records
 from ..rows import Key
+from ..runs.merge import NOT_NEEDED
 from ..solutions import REASONS, Solution, Status
 from ..victims import Model
 from .diagnoses import diagnosis
@@ -48,14 +49,15 @@ class Setting:
 class Outcome:
     """What came of a chunk: records by adversary, samples by the event that they were part of, and points found.
 
-    `unable` are the adversaries that no gradient reached, `stand_ins` the ones that took their place.
+    `unable` are the adversaries that no gradient reached, `stand_ins` the ones that took their place, by name, each with one
+    that has its budget.
     """
 
     records: dict[str, Records] = field(default_factory=dict)
     events: dict[str, list[int]] = field(default_factory=dict)
     points: dict[str, Tensor] = field(default_factory=dict)
     unable: set[str] = field(default_factory=set)
-    stand_ins: dict[str, Any] = field(default_factory=dict)
+    stand_ins: dict[str, str] = field(default_factory=dict)
 
     def note(self, event: str, index: Tensor) -> None:
         if len(index):
@@ -90,7 +92,7 @@ def attack_chunk(
     samples, out = Samples(x, y, index, setting.judge(x, y, index)), Outcome()
     sound = samples.sound.nonzero().flatten()
     # stand-in -> an adversary at its budget, and the rows that one of that budget could not move
-    idle: dict[str, tuple[Any, Tensor]] = {}
+    idle: dict[str, tuple[str, Tensor]] = {}
     for name, adversary in setting.adversaries.items():
         progress(name)
         try:
@@ -106,14 +108,15 @@ def attack_chunk(
             unmoved = held.index_fill(0, sound[~(faulty | (solution.status == Status.STUCK))], False)
             out.note("stuck", samples.index[(unmoved.index_fill(0, sound[faulty], False)).cpu()])
         if (key := stand_in_name(name, adversary)) is not None:
-            idle[key] = (adversary, unmoved | idle[key][1] if key in idle else unmoved)
-    for key, (adversary, unmoved) in idle.items():
+            idle[key] = (name, unmoved | idle[key][1] if key in idle else unmoved)
+    for key, (name, unmoved) in idle.items():
         if bool(unmoved.any()):
             progress(key)
-            rows, search = unmoved.nonzero().flatten(), stand_in(adversary, setting.queries)
+            search = stand_in(setting.adversaries[name], setting.queries)
+            rows = unmoved.nonzero().flatten()
             solution = _attack(setting, key, search, samples, rows)
             record(setting, key, search, samples, rows, solution, out)
-            out.stand_ins[key] = search
+            out.stand_ins[key] = name
     return out
 
 
@@ -216,7 +219,7 @@ def record(
 
 def _reasons(samples: Samples, verdict: Verdicts, rows: Tensor, solution: Solution) -> np.ndarray:
     """Why each row is what it is, in words."""
-    words = np.where(_numpy(samples.sound), "not needed: it has a usable gradient", "wrong before the attack")
+    words = np.where(_numpy(samples.sound), NOT_NEEDED, "wrong before the attack")
     words = np.where(
         _numpy(samples.clean.finite), words, "NaN or infinite scores at the clean sample"
     ).astype(object)

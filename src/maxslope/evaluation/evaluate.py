@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+import math
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import __version__
-from ..errors import InputError, MaxslopeError, StoppedError
-from ..findings import Flag
+from ..errors import InputError
+from ..parallel import Engine
+from ..queues import TIMEOUT, Alone, Shared
 from ..reports import Report
-from ..victims import Model, device_of, guard, scores_of
-from .batches import Chunk, chunks, pair_of, shuffles, size_of
-from .checks import check_adversaries, check_budget, check_modes, check_range, fit_dtype, labels_for
-from .chunk import Setting, attack_chunk
+from ..runs.folder import RunFolder
+from ..runs.manifest import digest
+from ..tracking import Told, Tracker
+from ..victims import Model, scores_of
+from .batches import shuffles
 from .diagnoses import keeping_scalars
-from .probes import ROWS, hook_in, probe
-from .results import Results, save, writable
-from .showcase import showcase
-
-Progress = Callable[[int, int | None, str], None]
-_SHUFFLED = (
-    "the loader shuffles: the index of a record is the position at which the sample came this time, and random numbers go by "
-    "it; use shuffle=False for records that can be compared"
-)
+from .plan import planned
+from .run import Progress, run
 
 
 def evaluate(
@@ -46,10 +41,14 @@ def evaluate(
     queries: int = 1000,
     examples: int = 8,
     diagnose: bool = False,
+    verdict: bool = False,
     adapter: Callable[[Any], Tensor] = scores_of,
     name: str | None = None,
     out: str | Path | None = None,
+    shard: str | None = None,
+    timeout: float = TIMEOUT,
     progress: Progress | None = None,
+    tracker: Tracker | None = None,
 ) -> Report:
     """Attack every sample that the model has right, with every adversary, and judge every result by a call of its own.
 
@@ -72,14 +71,26 @@ def evaluate(
         examples: samples to show on the page.
         diagnose: also record how well each attack follows its flow, and show it (see `maxslope.diagnose`). It makes no model
             call and takes a few percent of time.
+        verdict: also look for what puts the numbers in doubt, on some samples of every budget (see `maxslope.verdict`); what
+            is found becomes flags of the report.
         name: of the model, in the report.
-        out: a folder to write report.json, records.csv and, with the plots extra, report.html to, also where it stops early.
+        out: a run folder. Every chunk is written there once it is finished, with all adversarial examples; a run that was
+            stopped, or killed, is gone on with by the same call, and a finished one is only read. At the end the folder gets
+            report.json, records.csv and, with the plots extra, report.html. Processes started together (by torchrun, or
+            `maxslope.parallel.launch`) that name one folder share the work, and return the same report.
+        shard: "i/n", for machines that cannot talk to each other: only every n-th chunk, from the i-th of 1, ..., n on; needs
+            `out`. The folders are joined by `maxslope.runs.merge_runs`; they may also be one.
+        timeout: seconds after which a process that gives no sign of life has its chunk taken over.
         progress: called with (samples done, all samples or None, what is being done).
+        tracker: told the parameters, after every chunk the accuracies so far with their intervals, and at the end the report's
+            numbers and files (see `maxslope.tracking`); of processes that share a folder, the first one's. One that fails ends
+            nothing.
 
     Raises:
-        InputError and its kin: data, labels, bounds, budgets or the model cannot be used as given.
-        StoppedError: something failed when a part was finished, or the model or a hook raised; `.partial` is the report of
-            what was finished, or None.
+        InputError and its kin: data, labels, bounds, budgets or the model cannot be used as given; or `out` holds another
+            run (the fields that differ are named), or is held by another process (which is named).
+        StoppedError: something failed when a part was finished, the model or a hook raised, the disk is full, or memory does
+            not suffice for a single sample; `.partial` is the report of what was finished, or None.
 
     >>> model = torch.nn.Linear(2, 2).eval()
     >>> x, y = torch.rand(8, 2), torch.zeros(8, dtype=torch.int64)
@@ -87,106 +98,69 @@ def evaluate(
     >>> report.robust_accuracy["fgsm"] <= report.clean_accuracy
     True
     """
-    check_adversaries(adversaries)
-    if mode not in ("refuse", "eval", "keep"):
-        raise InputError(f"mode = {mode!r} is not known: give 'refuse', 'eval' or 'keep'")
-    for label, value in (("draws", draws), ("queries", queries)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{label} = {value!r}: an integer >= 1 is needed")
-    if mode == "refuse":
-        check_modes(model)
-        mode = "keep"
-    for source in (data, *adversaries.values()):
-        bounds = getattr(source, "bounds", None) if bounds is None else bounds
-    folder = None if out is None else writable(out)
-    home = device_of(model, torch.device("cpu"))
-    where = home if device is None else torch.device(device)
-    if (where.type, where.index or 0) != (home.type, home.index or 0):
+    plan = planned(
+        model,
+        data,
+        adversaries,
+        bounds=bounds,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        mode=mode,
+        draws=draws,
+        queries=queries,
+        examples=examples,
+        diagnose=diagnose,
+        verdict=verdict,
+        adapter=adapter,
+        shard=_share(shard, out),
+    )
+    if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise InputError(f"timeout = {timeout!r}: a number of seconds > 0 is needed")
+    engine = Engine() if out is None else Engine.from_environment()
+    if engine.world * plan.shard[1] > 1 and shuffles(data):
         raise InputError(
-            f"device = {device!r}, but the model is on {str(home)!r}: call model.to({device!r}) first"
+            "the loader shuffles, so several processes would not see the same sample under an index: give shuffle=False"
         )
-    meta = {
-        "model": name or type(model).__name__,
-        "data": getattr(data, "name", None) or type(data).__name__,
-        "bounds": None if bounds is None else [_edge(bounds[0], min), _edge(bounds[1], max)],
-        "class_names": list(getattr(data, "class_names", None) or ()) or None,
-        "seed": seed,
-        "device": str(where),
-        "versions": {
-            "maxslope": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
+    manifest = plan.manifest(name, hashed=out is not None)
     if diagnose:
-        adversaries = {label: keeping_scalars(adversary) for label, adversary in adversaries.items()}
-    results = Results(adversaries, meta)
-    with _keeping(results, model, folder), guard(model, mode="keep"):
-        pair, probed, setting = pair_of(data), None, None
-        for chunk in chunks(pair, batch_size) if pair else ():
-            _fit(chunk, model, bounds, where)  # what is all there is checked before anything is computed
-        for chunk in chunks(data, batch_size):
-            x, y, note = _fit(chunk, model, bounds, where)
-            if probed is None or setting is None:
-                for label, adversary in adversaries.items():
-                    check_budget(adversary, label, tuple(x.shape[1:]), size_of(data))
-                look = Chunk(0, pair[0][:ROWS], pair[1][:ROWS], None) if pair else chunk
-                probed = probe(model, *_fit(look, model, bounds, where)[:2], adapter, mode)
-                if pair:
-                    labels_for(pair[1], len(pair[0]), probed.classes, 0)
-                times = draws if probed.random else 1
-                setting = Setting(probed.model, adversaries, mode, times, seed, queries, diagnose)
-                results.flags += [*probed.flags, *([Flag("cast", "info", note)] if note else [])]
-                results.flags += [Flag("shuffled", "warning", _SHUFFLED)] if shuffles(data) else []
-            y = labels_for(y, len(x), probed.classes, chunk.first).to(where)
-            index = torch.arange(chunk.first, chunk.first + len(x))
-            tell = partial(progress or _silent, results.done, chunk.total)
-            outcome = attack_chunk(setting, x, y, index, tell)
-            shown = showcase(setting, x, y, index, outcome, examples - len(results.examples))
-            results.add(outcome, shown, len(x))
-        report = results.report()
-    if progress:
-        progress(results.done, results.done, "done")
-    if folder is not None:
-        save(report, folder)
-    return report
+        kept = {label: keeping_scalars(adversary) for label, adversary in adversaries.items()}
+        plan = replace(plan, adversaries=kept)
+    with ExitStack() as stack:
+        told = Told(tracker if engine.rank == 0 else None)
+        stack.callback(told.close)
+        told.begin(manifest)
+        if out is None:
+            return run(plan, manifest, Alone(), None, progress, told)
+        shared: Shared | None = None
+        if engine.world > 1:
+            shared = stack.enter_context(engine.queue(f"{digest(manifest)} {shard}", timeout))
+        queue = shared or Alone()
+        folder = stack.enter_context(
+            RunFolder(out, manifest, rank=engine.rank, group=queue.group, shard=shard)
+        )
+        if shared is not None:
+            shared.told = lambda what, late: folder.log("taken-over-from", what=what, late=late)
+        folder.begin(
+            session=queue.group,
+            world=engine.world,
+            device=str(plan.where),
+            batch_size=batch_size,
+            shard=shard,
+        )
+        return run(plan, manifest, queue, folder, progress, told)
 
 
-def _fit(chunk: Chunk, model: Model, bounds: Any, where: torch.device) -> tuple[Tensor, Tensor, str]:
-    """The samples of a chunk in the model's type and on its device, checked; and what was done to them, in words."""
-    x, note = fit_dtype(chunk.x, model, bounds, chunk.first)
-    check_range(x, bounds, chunk.first)
-    return x.to(where), labels_for(chunk.y, len(x), None, chunk.first).to(where), note
-
-
-@contextmanager
-def _keeping(results: Results, model: Model, folder: Path | None) -> Iterator[None]:
-    """Nothing that was finished is lost: it goes out with the error, and to the folder where one was named."""
-    try:
-        yield
-    except BaseException as error:
-        if not results.outcomes and isinstance(error, MaxslopeError):
-            raise
-        report = results.report() if results.outcomes else None
-        kept = "nothing was finished before"
-        if report is not None:
-            kept = (
-                f"what was finished is in {save(report, folder)}"
-                if folder
-                else "what was finished is in `.partial`"
-            )
-        if not isinstance(error, Exception):
-            raise
-        hook = hook_in(model, error)
-        who = f"the forward hook {hook}" if hook else "the model, the data or an adversary"
-        raise StoppedError(
-            f"{who} raised {type(error).__name__} after {results.done} samples: {error}; {kept}", report
-        ) from error
-
-
-def _silent(done: int, total: int | None, text: str) -> None:
-    """Tell nobody."""
-
-
-def _edge(bound: float | Tensor, outermost: Callable[[list[float]], float]) -> float:
-    return outermost(torch.as_tensor(bound, dtype=torch.float64).reshape(-1).tolist())
+def _share(shard: str | None, out: Any) -> tuple[int, int]:
+    """Which share of the chunks is ours, (i, n) with 1 <= i <= n."""
+    if shard is None:
+        return 1, 1
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    share = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= share[0] <= share[1]:
+        raise InputError(f"shard = {shard!r}: give i/n with 1 <= i <= n, such as 1/4 (--shard 1/4)")
+    if out is None:
+        raise InputError(
+            f"shard = {shard!r} needs a folder, in which the shards are joined: give out= (--out)"
+        )
+    return share

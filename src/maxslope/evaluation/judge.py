@@ -14,7 +14,10 @@ from ..victims import Model, guard, predict, scores_of
 
 
 class Verdicts(NamedTuple):
-    """Per row: predictions (of the first draw), the share of draws that are right, and whether scores are finite."""
+    """Per row: predictions, the share of draws that are right, and whether scores are finite.
+
+    The prediction is that of the first draw; where most draws are wrong, that of the first one that is.
+    """
 
     prediction: Tensor
     survived: Tensor
@@ -36,7 +39,7 @@ def judge(
     model does not look weaker because more adversaries were tried.
     """
     right = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    first, finite = y, torch.ones(len(x), dtype=torch.bool, device=x.device)
+    first, mistaken, finite = y, y, torch.ones(len(x), dtype=torch.bool, device=x.device)
     for draw in range(draws):
         with guard(model, seed=hash((*seed, draw)) % 2**63, mode=mode), torch.no_grad():
             z = scores_of(model(x.detach().clone()))
@@ -47,9 +50,11 @@ def judge(
             )
         prediction = predict(z)
         first = prediction if draw == 0 else first
+        mistaken = torch.where(mistaken == y, prediction, mistaken)
         finite &= all_of(torch.isfinite(z))
         right += prediction == y
-    return Verdicts(first, right / draws, finite)
+    survived = right / draws
+    return Verdicts(torch.where(survived < 0.5, mistaken, first), survived, finite)
 
 
 def hold_to_budget(adversary: Any, x: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:

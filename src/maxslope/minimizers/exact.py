@@ -81,7 +81,8 @@ class Exact:
         low, high = box_of(domain, x)
         if not len(x):
             return Found(x, here, torch.zeros_like(here.value))
-        network = lower(uncounted(energy).model if _modeled(energy) else None, tuple(x.shape[1:]))
+        check_modeled(energy)
+        network = lower(uncounted(energy).model, tuple(x.shape[1:]))
         goals = goals_of(energy, len(x), len(network.output.bias))
         points, floor = x.clone(), here.value.double().clone()
         for i in range(len(x)):
@@ -123,8 +124,8 @@ def box_of(domain: Domain, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return tuple(b.double().expand_as(x).cpu().reshape(len(x), -1).numpy() for b in (lower_, upper))  # type: ignore[return-value]
 
 
-def _modeled(energy: Any) -> bool:
+def check_modeled(energy: Any) -> None:
+    """Raise UnsupportedError, saying what is needed, for an energy without a network of its own."""
     inner = uncounted(energy)
     if not hasattr(inner, "model"):
-        goals_of(inner, 0, 2)  # says what it takes
-    return hasattr(inner, "model")
+        goals_of(inner, 0, 2)

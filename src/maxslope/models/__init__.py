@@ -10,12 +10,17 @@ from maxslope.models.builtin import (
 )
 from maxslope.models.load import load_model
 from maxslope.models.weights import load_state, load_weights
+from maxslope.models.zoo import Normalized, from_timm, from_torchvision, hugging_face
 
 __all__ = [
+    "Normalized",
     "cache_folder",
     "digits_cnn",
     "digits_cnn_robust",
     "digits_mlp",
+    "from_timm",
+    "from_torchvision",
+    "hugging_face",
     "load_model",
     "load_state",
     "load_weights",

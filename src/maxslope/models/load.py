@@ -18,6 +18,7 @@ from torch import nn
 from maxslope.errors import InputError, MaxslopeError
 from maxslope.intake import nearest, shorten
 from maxslope.models.weights import load_weights
+from maxslope.models.zoo import PREFIXES, load_zoo
 
 _USAGE = "give module:function, for example maxslope.models:digits_cnn, where function() returns the network"
 
@@ -25,24 +26,30 @@ _USAGE = "give module:function, for example maxslope.models:digits_cnn, where fu
 def load_model(
     name: str, weights: str | os.PathLike[str] | None = None, device: str | torch.device | None = None
 ) -> nn.Module:
-    """Import `module`, call `function()`, and load `weights` into what it returns.
+    """Import `module`, call `function()`, and load `weights` into what it returns; or a model of the usual libraries.
 
     Only what is named is imported and called; modules in the current folder are found too. The mode (train
     or eval) stays as the function left it, except that a model whose weights come from a file is put in eval
     mode.
 
     Args:
-        name: `module:function`; the function takes no arguments and returns an `nn.Module`.
+        name: `module:function`; the function takes no arguments and returns an `nn.Module`. Or `timm:NAME` or
+            `torchvision:NAME`, with `weights`, or `transformers:FOLDER`, which get their normalization inside, so that
+            data live in [0, 1].
         weights: a .safetensors file or a state dict saved by `torch.save`.
         device: where to move the model, e.g. "cuda:0"; by default it stays where it is.
 
     Raises:
         InputError: not of that form, no such module or function (the nearest names are suggested), a module
             or function that fails, no `nn.Module`, an unknown device, or weights that are refused.
+        MissingExtraError: timm, torchvision or transformers is named and not installed.
 
     >>> load_model("maxslope.models.nets:cnn")(torch.zeros(1, 1, 8, 8)).shape
     torch.Size([1, 10])
     """
+    if name.partition(":")[0] in PREFIXES and ":" in name:
+        model = load_zoo(name, weights)
+        return model if device is None else _moved(model, device)
     module_name, function_name = _split(name)
     with _current_folder():
         module = _module(name, module_name)

@@ -227,7 +227,7 @@ def load_weights(
     state = load_state(typed, limit_bytes=limit_bytes)
     own = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
     _check_names(typed, type(model).__name__, state, own)
-    _check_values(typed, state, own)
+    check_values(typed, state, own)
     with torch.no_grad():
         model.load_state_dict(state)
     return model
@@ -263,7 +263,13 @@ def _check_names(typed: str, name: str, state: dict[str, Tensor], own: dict[str,
     raise ShapeError(f"{typed!r} does not fit {name}: {'; '.join(parts)}{hint}")
 
 
-def _check_values(typed: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+def check_values(typed: str, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Refuse values that are not finite, or that the dtypes of `own` cannot hold.
+
+    Raises:
+        InputError: a value that a dtype cannot hold exactly.
+        NonFiniteError: NaN or infinite values; the tensors and the counts are named.
+    """
     bad = []
     for name, t in state.items():
         if not (t.is_floating_point() or t.is_complex()):

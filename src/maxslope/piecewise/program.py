@@ -13,6 +13,7 @@ from scipy.optimize import LinearConstraint, milp
 
 from .bounds import Bounds
 from .lowering import Network
+from .quiet import quiet
 from .symbols import Layer
 
 
@@ -131,13 +132,21 @@ class Program:
             options["time_limit"] = max(0.01, time_limit)
         if nodes is not None:
             options["node_limit"] = nodes
-        out = milp(
-            cost,
-            integrality=whole,
-            bounds=limits(lower, upper),
-            constraints=meets(rows, least, most),
-            options=options,
-        )
+        for presolve in (True, False):
+            with quiet():
+                out = milp(
+                    cost,
+                    integrality=whole,
+                    bounds=limits(lower, upper),
+                    constraints=meets(rows, least, most),
+                    options={**options, "presolve": presolve},
+                )
+            if out.status in (
+                0,
+                1,
+                2,
+            ):  # otherwise the solver met an error of its own, on the way back from presolve
+                break
         if out.status == 2:
             return Solved(None, math.inf, True)
         best = getattr(out, "mip_dual_bound", None)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any, NamedTuple
 
 # Okabe and Ito's colors, distinct in every common color blindness; markers and dashes carry the same in gray
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#8a3b73", "#b07700", "#2b8cbe", "#111111")
 MARKERS = ("circle", "square", "triangle", "diamond", "inverted_triangle", "hex")
 DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3), (4, 2))
+_DIRECTIONS = dict.fromkeys([0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 INK, MUTED, RULE = "#1b1f24", "#57606a", "#d8dee4"
 
 
@@ -53,6 +55,11 @@ def style(k: int) -> tuple[str, str, tuple[int, ...]]:
     return COLORS[k % len(COLORS)], MARKERS[k % len(MARKERS)], DASHES[k % len(DASHES)]
 
 
+def dashes(dash: tuple[int, ...]) -> str:
+    """How bokeh wants dashes."""
+    return " ".join(map(str, dash)) or "solid"
+
+
 def canvas(x: str, y: str, height: int = 340, **options: Any) -> Any:
     """An empty chart, as wide as its column; no toolbar, so that a finger scrolls the page, not the axes."""
     from bokeh.models import PlainText
@@ -89,8 +96,15 @@ def hover(fig: Any, renderers: list, *tips: tuple[str, str]) -> None:
 
 
 def short(name: str) -> str:
-    """A name that fits into a caption."""
-    return name if len(name) <= 60 else name[:59] + "…"
+    """A name that fits into a caption, and does not turn the rest of it around.
+
+    >>> short("a\u202eb"), len(short("x" * 100))
+    ('ab', 60)
+    """
+    name = name[:200].translate(_DIRECTIONS)
+    name = name if len(name) <= 60 else name[:59] + "…"
+    turns = any(unicodedata.bidirectional(c) in ("R", "AL") for c in name)
+    return f"\u2068{name}\u2069" if turns else name
 
 
 def shares(fig: Any) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maxslope.errors import MissingExtraError
 from maxslope.findings import Example
 from maxslope.reports.charts import (
+    DASHES,
     INK,
     MUTED,
     Key,
     Plot,
     canvas,
+    dashes,
     hover,
     norm_name,
     percent,
@@ -22,13 +24,14 @@ from maxslope.reports.charts import (
     short,
     style,
 )
+from maxslope.reports.costs import cost, speed
 from maxslope.reports.following import share
 from maxslope.reports.text import number
 
 if TYPE_CHECKING:
     from maxslope.reports.report import Report
 
-MOST_LINES, MOST_DOTS = 60, 2000
+MOST_LINES, MOST_DOTS, MOST_CURVES = 60, 2000, 5
 
 
 def plots(report: Report) -> dict[str, list[Plot]]:
@@ -41,7 +44,7 @@ def plots(report: Report) -> dict[str, list[Plot]]:
     norms = [norm for norm in dict.fromkeys(run.norm for run in report.runs) if norm]
     before = [_accuracy(report, norm, styles) for norm in norms]
     before += _points([e for e in report.examples if e.x.shape == (2,)])
-    after = [*_energy(report, styles), _cost(report, styles)]
+    after = [*_energy(report, styles), *speed(report, styles), cost(report, styles)]
     return {"before": before, "flows": _flow(report, styles), "after": after}
 
 
@@ -51,16 +54,17 @@ def _accuracy(report: Report, norm: str, styles: dict[str, int]) -> Plot:
     right = max([curve.eps[-1], *budgets]) or 1.0
     fig = canvas(
         f"eps ({name}, units of the data)",
-        "robust accuracy",
+        "robust accuracy (share of samples)",
         x_range=(-0.02 * right, 1.04 * right),
         y_range=(-0.02, 1.02),
     )
     shares(fig)
     fig.varea_step(curve.eps, curve.low, curve.high, step_mode="after", fill_color=MUTED, fill_alpha=0.13)
     fig.step(curve.eps, curve.value, mode="after", line_color=INK, line_width=1.6)
+    legend = [Key("all adversaries together, from the distances found", INK, ())]
+    legend += _nearest(fig, report, norm, styles)
     runs = [run for run in report.runs if run.norm == norm and not math.isnan(run.eps)]
     families = list(dict.fromkeys(run.family for run in runs))
-    legend = [Key("all adversaries together, from the distances found", INK, ())]
     for k, family in enumerate(families):
         color, marker, _ = style(styles[family])
         mine = [run for run in runs if run.family == family]
@@ -90,6 +94,20 @@ def _accuracy(report: Report, norm: str, styles: dict[str, int]) -> Plot:
     return Plot(f"Robust accuracy against eps, {name}", caption, fig, tuple(legend))
 
 
+def _nearest(fig: Any, report: Report, norm: str, styles: dict[str, int]) -> list[Key]:
+    """A line for each adversary that looked for nearest points, beside that of all together."""
+    found = {run.family: run for run in sorted(report.searched(norm), key=lambda run: run.eps)}
+    if sum(run.norm == norm for run in report.runs) < 2:
+        return []
+    keys = []
+    for family, run in list(found.items())[:MOST_CURVES]:
+        color, _, _ = style(styles[family])
+        own, dash = report.curve(norm, run.name), DASHES[1 + styles[family] % (len(DASHES) - 1)]
+        fig.step(own.eps, own.value, mode="after", line_color=color, line_width=1.3, line_dash=dashes(dash))
+        keys.append(Key(f"{run.name}, from its own distances", color, dash))
+    return keys
+
+
 def _few(values: list[float]) -> list[float]:
     return values if len(values) <= 4 else [values[round(k * (len(values) - 1) / 3)] for k in range(4)]
 
@@ -117,7 +135,7 @@ def _energy(report: Report, styles: dict[str, int]) -> list[Plot]:
             "color": color,
             "line_width": 1.6,
             "alpha": 0.8,
-            "line_dash": " ".join(map(str, dash)) or "solid",
+            "line_dash": dashes(dash),
         }
         line = fig.multi_line("xs", "ys", source=data, **look)
         dots = fig.scatter("x", "y", source=data, marker=marker, size=7, color=color)
@@ -184,77 +202,6 @@ def _flow(report: Report, styles: dict[str, int]) -> list[Plot]:
 def _some(rows: np.ndarray, most: int) -> np.ndarray:
     """At most so many, evenly spread."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
-
-
-def _cost(report: Report, styles: dict[str, int]) -> Plot:
-    from bokeh.core.properties import value
-
-    costs = report.cost()
-    spent = {name: c.mean_forwards + c.mean_backwards for name, c in costs.items()}
-    positive = [v for v in spent.values() if v > 0]
-    log = bool(positive) and len(positive) == len(spent) and max(positive) > 8 * min(positive)
-    fig = canvas(
-        "passes per sample (forward + backward)",
-        "robust accuracy",
-        y_range=(-0.04, 1.04),
-        x_axis_type="log" if log else "linear",
-    )
-    shares(fig)
-    # room for the budgets written at the right
-    top = max(positive, default=1.0)
-    fig.x_range.start, fig.x_range.end = (min(positive) / 1.6, top * 2) if log else (0, top * 1.2)
-    for budget in report.budgets:
-        mine = sorted((r for r in report.runs if (r.norm, r.eps) == budget), key=lambda r: spent[r.name])
-        x, y = [spent[r.name] for r in mine], [float(report.robust_accuracy[r.name]) for r in mine]
-        fig.line(x, y, line_color=MUTED, line_width=1, line_alpha=0.7)
-        where = f"{norm_name(budget[0])} " if len({norm for norm, _ in report.budgets}) > 1 else ""
-        fig.text(
-            x[-1:], y[-1:], [f"{where}{number(budget[1])}"], x_offset=9, y_offset=1, text_baseline="middle",
-            text_color=MUTED, text_font=value("system-ui, sans-serif"), text_font_size=value("12px"),
-        )  # fmt: skip
-    legend = []
-    for family, k in styles.items():
-        color, marker, _ = style(k)
-        mine = [run for run in report.runs if run.family == family]
-        data = {
-            "x": [spent[run.name] for run in mine],
-            "y": [float(report.robust_accuracy[run.name]) for run in mine],
-            "name": [short(run.name) for run in mine],
-            "passes": [
-                f"{costs[r.name].mean_forwards:.1f} + {costs[r.name].mean_backwards:.1f}" for r in mine
-            ],
-            "says": [percent(report.robust_accuracy[run.name]) for run in mine],
-        }
-        dots = fig.scatter("x", "y", source=data, marker=marker, size=9, color=color, line_color="white")
-        hover(
-            fig,
-            [dots],
-            ("adversary", "@name"),
-            ("forward + backward", "@passes"),
-            ("robust accuracy", "@says"),
-        )
-        legend.append(Key(family, color, None, marker))
-    rate = report.robust_accuracy
-    groups = [[r for r in report.runs if (r.norm, r.eps) == budget] for budget in report.budgets] or [
-        report.runs
-    ]
-    # the budget at which more passes changed most
-    group = max(groups, key=lambda runs: max(rate[r.name] for r in runs) - min(rate[r.name] for r in runs))
-    cheap, strong = (
-        min(group, key=lambda r: spent[r.name]),
-        min(group, key=lambda r: (rate[r.name], spent[r.name])),
-    )
-    caption = f"{short(cheap.name)}, the cheapest, leaves {percent(rate[cheap.name])} "
-    caption += f"after {spent[cheap.name]:.4g} passes per sample"
-    if strong is not cheap:
-        caption += (
-            f"; {short(strong.name)} leaves {percent(rate[strong.name])} after {spent[strong.name]:.4g}"
-        )
-    total = sum(c.forwards + c.backwards for c in costs.values())
-    caption += f". All adversaries together took {total:,} passes."
-    if any(len(runs) > 1 for runs in groups) and report.budgets:
-        caption += " Lines join adversaries of one budget, written at their end."
-    return Plot("What it cost", caption, fig, tuple(legend))
 
 
 def _points(examples: list[Example]) -> list[Plot]:

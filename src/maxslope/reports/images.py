@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,29 +26,32 @@ class Picture(NamedTuple):
 
 
 class View(NamedTuple):
-    """One example: pictures where it is an image, else the largest changes in words."""
+    """One example: pictures where it is an image, else the largest changes in words; `distance` is NaN where not broken."""
 
     example: Example
     pictures: tuple[Picture, ...]
     words: str
+    distance: float
 
 
-def view(example: Example, bounds: Any, names: Any) -> View:
+def view(example: Example, bounds: Any, names: Any, distance: float = math.nan) -> View:
     """How to show an example; None of its pixels are interpolated.
 
     Args:
         example: x of shape (H, W), (1, H, W) or (3, H, W) is an image.
         bounds: (low, high) of the data, or None: then what the image itself spans.
         names: from label to class name.
+        distance: at which it broke.
     """
     x, x_adv = example.x.astype(float), example.x_adv.astype(float)
     gray = x.ndim == 2 and min(x.shape) > 1
     if not x.size or not (gray or (x.ndim == 3 and x.shape[0] in (1, 3))):
-        return View(example, (), _changes(x, x_adv))
+        return View(example, (), _changes(x, x_adv), distance)
     low, high = _range(bounds, x, x_adv)
     move = x_adv - x
     finite = np.abs(move[np.isfinite(move)])
-    scale = example.eps if example.norm == "linf" and example.eps > 0 else finite.max(initial=0.0)
+    most = float(finite.max(initial=0.0))  # of a small move little would be seen in units of its budget
+    scale = example.eps if example.norm == "linf" and most > example.eps / 2 else most
     difference = 0.5 + 0.5 * move / (scale or 1.0)
     note = f"difference, ±{number(scale)}" if scale else "no difference"
     shown = (
@@ -55,7 +59,7 @@ def view(example: Example, bounds: Any, names: Any) -> View:
         ((x_adv - low) / (high - low), f"adversarial: {names(example.adv_pred)}"),
         (difference, note),
     )
-    return View(example, tuple(_picture(values, caption) for values, caption in shown), "")
+    return View(example, tuple(_picture(values, caption) for values, caption in shown), "", distance)
 
 
 def png_uri(data: bytes) -> str:

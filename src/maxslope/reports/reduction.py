@@ -4,59 +4,16 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from maxslope.errors import InputError
 from maxslope.findings import Rate, wilson
 from maxslope.records import Records
+from maxslope.reports.entries import Attribution, ClassRates, Cost, Curve, Median, Run, Step
 
-
-class Run(NamedTuple):
-    """One adversary's records: eps is NaN without a single budget; rows are their positions."""
-
-    name: str
-    family: str
-    norm: str
-    eps: float
-    rows: np.ndarray
-
-
-class Attribution(NamedTuple):
-    """Samples an adversary broke at a budget, before any other did, alone; and its errors."""
-
-    broken: int
-    first: int
-    only: int
-    errors: int
-
-
-class Cost(NamedTuple):
-    """What an adversary spent: in total, and per attacked sample (those right before the attack)."""
-
-    attacked: int
-    forwards: int
-    backwards: int
-    mean_forwards: float
-    mean_backwards: float
-
-
-class Curve(NamedTuple):
-    """Robust accuracy from eps[k] until eps[k+1], with Wilson's interval: an upper bound of the true one."""
-
-    eps: np.ndarray
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-class ClassRates(NamedTuple):
-    """One class: its name, clean accuracy, and worst-case robust accuracy at every budget."""
-
-    name: str
-    clean: Rate
-    worst_case: dict[tuple[str, float], Rate]
+_INSIDE = 0.9  # of its budget: a median distance below says that an adversary looked for small ones
 
 
 class Reduction:
@@ -111,7 +68,12 @@ class Reduction:
     def clean_accuracy(self) -> Rate:
         """Share of samples that are right before any attack; for random models the mean share of right answers."""
         self._need_samples()
-        return self._rate(self.records.clean_survived[self._first])
+        return self._rate(self.clean_survival)
+
+    @property
+    def clean_survival(self) -> np.ndarray:
+        """(n,) per sample, in order of index: the share of judgments it survives before any attack."""
+        return self.records.clean_survived[self._first]
 
     @cached_property
     def robust_accuracy(self) -> dict[str, Rate]:
@@ -171,6 +133,11 @@ class Reduction:
         # fmin also holds what rounding put an ulp outside of its own budget to that budget
         return np.where(np.isnan(found), np.inf, found)
 
+    def fell(self, norm: str, eps: float) -> np.ndarray:
+        """(records,) whether the sample was right before the attack and an adversary of the norm broke it within eps."""
+        r = self.records
+        return (r.status == "broken") & r.clean_correct & (r.norm == norm) & (self.reach <= eps)
+
     def attribution(self, norm: str, eps: float) -> dict[str, Attribution]:
         """Who broke what within eps, among the adversaries run at this budget or at none of their own.
 
@@ -178,13 +145,10 @@ class Reduction:
         these adversaries broke together.
         """
         runs = [run for run in self.runs if run.norm == norm and (run.eps == eps or math.isnan(run.eps))]
-        r, reach = self.records, self.reach
+        r, fell = self.records, self.fell(norm, eps)
         hits = np.zeros((len(runs), self.n), dtype=bool)
         for hit, run in zip(hits, runs):
-            rows = run.rows[
-                (r.status[run.rows] == "broken") & r.clean_correct[run.rows] & (reach[run.rows] <= eps)
-            ]
-            hit[self._sample[rows]] = True
+            hit[self._sample[run.rows[fell[run.rows]]]] = True
         earlier = np.cumsum(hits, axis=0) - hits
         alone = hits.sum(axis=0) == 1
         return {
@@ -197,8 +161,40 @@ class Reduction:
             for run, hit, before in zip(runs, hits, earlier)
         }
 
-    def curve(self, norm: str) -> Curve:
-        """Robust accuracy against eps, from the smallest distance at which each sample broke.
+    def searched(self, norm: str) -> list[Run]:
+        """The adversaries that looked for the nearest point: without a budget, or mostly found well inside of theirs."""
+        r, found = self.records, []
+        for run in self.runs:
+            rows = run.rows[(r.status[run.rows] == "broken") & r.clean_correct[run.rows]]
+            inside = len(rows) and np.median(r.distance[rows]) < _INSIDE * run.eps
+            if run.norm == norm and (math.isnan(run.eps) or inside):
+                found.append(run)
+        return found
+
+    def median_distance(self, norm: str) -> Median:
+        """The median, over the samples that were right, of the smallest distance at which any adversary broke them.
+
+        Its interval is that of the order statistics: the k-th smallest lies above the median with the chance that at most k - 1
+        of n fair coins show heads, whatever the distribution.
+        """
+        far = np.full(self.n, np.inf)
+        rows = np.flatnonzero(self.fell(norm, math.inf))
+        np.minimum.at(far, self._sample[rows], self.records.distance[rows])
+        far = np.sort(far[self.clean_survival > 0])
+        n = len(far)
+        if not n:
+            return Median(math.nan, math.nan, math.nan)
+        below, total, k = 1, 2**n, 0  # below: 2^n P(B <= k), B ~ Binomial(n, 1/2)
+        term = 1
+        while 40 * below <= total:
+            k += 1
+            term = term * (n - k + 1) // k
+            below += term
+        low, high = (float(far[k - 1]), float(far[n - k])) if k else (0.0, math.inf)
+        return Median(float(far[(n - 1) // 2]), low, high)
+
+    def curve(self, norm: str, name: str | None = None) -> Curve:
+        """Robust accuracy against eps, from the smallest distance at which each sample broke; of one adversary, if it is named.
 
         A step function from clean accuracy at eps = 0 up to the largest budget. It is an upper bound of the
         true robust accuracy: a smaller distance may exist that no adversary found.
@@ -206,9 +202,11 @@ class Reduction:
         self._need_samples()
         score, reach = self._score(), self.reach
         rows = np.flatnonzero((self.records.norm == norm) & np.isfinite(reach) & (score < 1))
+        if name is not None:
+            rows = np.intersect1d(rows, self._run(name).rows)
         rows = rows[np.argsort(reach[rows], kind="stable")]
         # an error on the clean sample is no success at eps = 0, and the clean sample was not right either
-        now = self.records.clean_survived[self._first].copy()
+        now = self.clean_survival.copy()
         grid, counts = [0.0], [now.sum()]
         for i in rows:
             sample, drop = self._sample[i], 0.0
@@ -218,7 +216,8 @@ class Reduction:
                 grid.append(float(reach[i]))
                 counts.append(counts[-1])
             counts[-1] -= drop
-        last = max((eps for other, eps in self.budgets if other == norm), default=grid[-1])
+        own = [self._run(name)] if name is not None else self.runs
+        last = max((r.eps for r in own if r.norm == norm and not math.isnan(r.eps)), default=grid[-1])
         if last > grid[-1]:
             grid.append(last)
             counts.append(counts[-1])
@@ -237,10 +236,23 @@ class Reduction:
             costs[run.name] = Cost(attacked, forwards, backwards, forwards / per, backwards / per)
         return costs
 
+    def cascade(self, norm: str, eps: float) -> list[Step]:
+        """What is left at a budget after each adversary run at it or at none of its own, in order of evaluation."""
+        score, reach, costs = self._score(), self.reach, self.cost()
+        left, spent, steps = self.clean_survival.copy(), 0, [Step("", 0.0, self.clean_accuracy)]
+        for run in self.runs:
+            if run.norm == norm and (run.eps == eps or math.isnan(run.eps)):
+                rows = run.rows[reach[run.rows] <= eps]
+                np.minimum.at(left, self._sample[rows], score[rows])
+                spent += costs[run.name].forwards + costs[run.name].backwards
+                per = max(1, int((self.clean_survival > 0).sum()))
+                steps.append(Step(run.name, spent / per, self._rate(left)))
+        return steps
+
     def per_class(self) -> dict[int, ClassRates]:
         """Per label: clean accuracy and the worst case at every budget."""
         labels = self.records.label[self._first]
-        correct = self.records.clean_survived[self._first]
+        correct = self.clean_survival
         survival = {budget: self.survival(*budget) for budget in self.budgets}
         table = {}
         for label in np.unique(labels).tolist():

@@ -135,7 +135,7 @@ class Report(Reduction):
                 examples=[Example.from_json_obj(e) for e in obj["examples"]],  # type: ignore[arg-type]
                 figures=[(f["title"], f["caption"], base64.b64decode(f["png"])) for f in obj["figures"]],
             )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise InputError(f"{os.fspath(path)!r} is damaged: {type(error).__name__}: {error}") from error
 
     def to_csv(self, path: str | os.PathLike) -> None:
@@ -204,7 +204,25 @@ class Report(Reduction):
 
         worst = [{"norm": norm, "eps": eps, **rate(r)} for (norm, eps), r in self.worst_case.items()]
         robust = {name: rate(r) for name, r in self.robust_accuracy.items()}
-        return {"clean_accuracy": rate(self.clean_accuracy), "robust_accuracy": robust, "worst_case": worst}
+        spent = {name: cost._asdict() for name, cost in self.cost().items()}
+        credit = [
+            {"norm": norm, "eps": eps, "adversaries": {k: a._asdict() for k, a in own.items()}}
+            for norm, eps in self.budgets
+            if (own := self.attribution(norm, eps))
+        ]
+        classes = [
+            {"label": label, "name": row.name, "clean": rate(row.clean)}
+            | {"worst_case": [{"norm": n, "eps": e, **rate(r)} for (n, e), r in row.worst_case.items()]}
+            for label, row in self.per_class().items()
+        ]
+        return {
+            "clean_accuracy": rate(self.clean_accuracy),
+            "robust_accuracy": robust,
+            "worst_case": worst,
+            "attribution": credit,
+            "cost": spent,
+            "classes": classes,
+        }
 
 
 def _plain(value: Any) -> Any:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
+import json
 import math
 import unicodedata
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maxslope.findings import Flag, Rate
+from maxslope.reports.entries import Attribution, Cost
 from maxslope.reports.following import MEANING, Followed, meanings, share
-from maxslope.reports.reduction import Attribution, Cost
+from maxslope.reports.notable import by_weakness, fragile
 
 if TYPE_CHECKING:
     from maxslope.reports.report import Report
@@ -69,10 +71,19 @@ def headlines(report: Report) -> list[Headline]:
         low, high = report.worst_case_interval(norm, eps)
         own = report.attribution(norm, eps)
         mine = sum(a.first for a in own.values())
-        r = report.records
-        fell = (r.status == "broken") & r.clean_correct & (r.norm == norm) & (report.reach <= eps)
-        elsewhere = len(set(r.index[fell].tolist())) - mine
+        elsewhere = len(set(report.records.index[report.fell(norm, eps)].tolist())) - mine
         found.append(Headline(norm, eps, low, high, elsewhere))
+    return found
+
+
+def doubts_on(report: Report, names: Iterable[str]) -> list[int]:
+    """The positions in `all_flags` of those that doubt what these adversaries found: they name one of them, or none at all."""
+    names, found = [repr(name) for name in names], []
+    known = [repr(run.name) for run in report.runs]
+    for k, flag in enumerate(report.all_flags):
+        about = [name for name in known if name in flag.message]
+        if flag.severity != "info" and (not about or set(about) & set(names)):
+            found.append(k)
     return found
 
 
@@ -113,10 +124,10 @@ def printable(text: str, most: int = 48) -> str:
 def table(report: Report) -> str:
     """Everything as aligned plain text."""
     out = [title(report), "", f"clean accuracy   {report.clean_accuracy}   of {report.n} samples", ""]
-    out += _align([HEADER, *_cells(report)], left=2)
+    out += align([HEADER, *_cells(report)], left=2)
     if report.budgets:
         out += ["", "worst case (upper bound of the true robust accuracy)"]
-        out += _align(
+        out += align(
             [
                 (f"  {h.norm}", f"eps {number(h.eps)}", str(h.rate), " ".join(notes(h)))
                 for h in headlines(report)
@@ -125,40 +136,43 @@ def table(report: Report) -> str:
         )
     if flows := report.followed():
         out += ["", "does each attack follow its flow?"]
-        out += [f"  {line}" for line in _align([_flow_header(flows), *map(_flow_cells, flows)], left=2)]
+        out += [f"  {line}" for line in align([_flow_header(flows), *map(_flow_cells, flows)], left=2)]
     if report.all_flags:
         out += ["", "flags"]
         for flag in report.all_flags:
             where = f" ({samples(flag)})" if flag.rows else ""
             out.append(f"  {flag.severity}: {printable(flag.name)}: {printable(flag.message, 400)}{where}")
-    out += ["", misclassified(report)]
+    out += ["", misclassified(report), *remarkable(report)]
     return "\n".join(line.rstrip() for line in out) + "\n"
 
 
 def markdown(report: Report) -> str:
     """Everything as Markdown, names escaped."""
     out = [
-        f"# {_escape(title(report))}",
+        f"# {escape(title(report))}",
         "",
         f"Clean accuracy **{report.clean_accuracy}** of {report.n} samples.",
         "",
     ]
-    out += _pipes(HEADER, _cells(report))
+    out += pipes(HEADER, _cells(report))
     if report.budgets:
         out += ["", "Worst case, an upper bound of the true robust accuracy:", ""]
         cells = [(h.norm, number(h.eps), str(h.rate), " ".join(notes(h))) for h in headlines(report)]
-        out += _pipes(("norm", "eps", "robust accuracy", "note"), cells)
+        out += pipes(("norm", "eps", "robust accuracy", "note"), cells)
     if flows := report.followed():
         out += ["", "## Do the attacks follow their flow?", ""]
-        out += [*_pipes(_flow_header(flows), map(_flow_cells, flows)), "", MEANING]
+        out += [*pipes(_flow_header(flows), map(_flow_cells, flows)), "", MEANING]
         out += [""] if meanings(flows) else []
         out += [f"- **{kind}**: {text}" for kind, text in meanings(flows).items()]
     if report.all_flags:
         out += ["", "## Flags", ""]
         for flag in report.all_flags:
             where = f" ({samples(flag)})" if flag.rows else ""
-            out.append(f"- **{flag.severity}**, {_escape(flag.name)}: {_escape(flag.message)}{where}")
-    return "\n".join([*out, "", _escape(misclassified(report)), ""])
+            out.append(f"- **{flag.severity}**, {escape(flag.name)}: {escape(flag.message)}{where}")
+    budgets = (f"{norm} {number(eps)}" for norm, eps in report.budgets)
+    out += ["", "## Per class", "", *pipes(("class", "samples", "clean", *budgets), _class_rows(report))]
+    last = [misclassified(report), *remarkable(report)]
+    return "\n".join([*out, *(line for text in last for line in ("", escape(text))), ""])
 
 
 def title(report: Report) -> str:
@@ -176,6 +190,21 @@ def notes(headline: Headline) -> Iterator[str]:
         yield f"{headline.elsewhere} broke only under adversaries of another budget."
 
 
+def leaves(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Metadata as names and texts, nested entries by their path.
+
+    >>> list(leaves({"seed": 0, "versions": {"torch": "2.13"}, "bounds": [0, 1]}))
+    [('seed', '0'), ('versions torch', '2.13'), ('bounds', '0, 1')]
+    """
+    for key, value in meta.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key} {inner}", text) for inner, text in leaves(value))
+        elif isinstance(value, list) and all(not isinstance(v, list | dict) for v in value):
+            yield key, ", ".join(map(str, value))
+        else:
+            yield key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def misclassified(report: Report) -> str:
     """What was wrong before any attack, apart from what the attacks did."""
     r = report.records
@@ -185,6 +214,25 @@ def misclassified(report: Report) -> str:
         return "no sample was wrong before the attack"
     shown = samples(Flag("", "info", "", wrong, tuple(rows)))
     return f"{wrong} of {report.n} were wrong before the attack: not attacked, wrong at every eps ({shown})"
+
+
+def remarkable(report: Report) -> Iterator[str]:
+    """The samples that broke at the smallest distances, and the weakest class, a line each."""
+    for norm in dict.fromkeys(run.norm for run in report.runs if run.norm):
+        if rows := fragile(report, norm, 5):
+            said = ", ".join(f"sample {s.index} at {number(s.distance)}" for s in rows)
+            yield f"most fragile in {printable(norm)}: {said}"
+    ranked, at = by_weakness(report)
+    if len(ranked) > 1:
+        rate = ranked[0].worst_case[at] if at else ranked[0].clean
+        where = f"at {printable(at[0])} {number(at[1])}" if at else "before any attack"
+        yield f"weakest class: {printable(ranked[0].name)}, {rate} {where}"
+
+
+def _class_rows(report: Report) -> Iterator[tuple[str, ...]]:
+    for row in report.per_class().values():
+        rates = (str(rate) for rate in row.worst_case.values())
+        yield (printable(row.name), str(row.clean.total), str(row.clean), *rates)
 
 
 def _cells(report: Report) -> Iterator[tuple[str, ...]]:
@@ -218,7 +266,7 @@ def _width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
-def _align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+def align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     """Columns padded to their widest cell: the first `left` to the left, the rest to the right."""
     widths = [max(map(_width, column)) for column in zip(*rows)]
 
@@ -229,12 +277,12 @@ def _align(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     return ["  ".join(pad(k, cell) for k, cell in enumerate(row)) for row in rows]
 
 
-def _pipes(header: Sequence[str], rows) -> list[str]:
-    body = ["| " + " | ".join(map(_escape, row)) + " |" for row in rows]
-    return ["| " + " | ".join(map(_escape, header)) + " |", "|" + " --- |" * len(header), *body]
+def pipes(header: Sequence[str], rows) -> list[str]:
+    body = ["| " + " | ".join(map(escape, row)) + " |" for row in rows]
+    return ["| " + " | ".join(map(escape, header)) + " |", "|" + " --- |" * len(header), *body]
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text that Markdown shows as it is."""
     text = html.escape(printable(text, 400), quote=False)
     return "".join("\\" + c if c in "\\`*_[]|#~!" else c for c in text)

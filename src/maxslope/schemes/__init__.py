@@ -6,6 +6,7 @@ from .controlled import Controlled
 from .explicit import Explicit
 from .momentum import Momentum
 from .movement import MinimizingMovement
+from .schedules import Cosine, Halving, Linear, Scheduled
 from .search import RandomSearch
 from .semi_implicit import SemiImplicit
 from .squares import Squares
@@ -14,10 +15,14 @@ __all__ = [
     "Adaptive",
     "Best",
     "Controlled",
+    "Cosine",
     "Explicit",
+    "Halving",
+    "Linear",
     "MinimizingMovement",
     "Momentum",
     "RandomSearch",
+    "Scheduled",
     "SemiImplicit",
     "Squares",
 ]

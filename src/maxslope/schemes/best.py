@@ -69,8 +69,8 @@ class Best:
         return state.result(x, seen)
 
     def __getattr__(self, name: str) -> Any:
-        """What the scheme inside tells of its state (`elapsed`, `gap`), where it does."""
-        if name not in ("elapsed", "gap"):
+        """What the scheme inside tells of its state (`elapsed`, `gap`), and its schedule, where it does."""
+        if name not in ("elapsed", "gap", "schedule"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         inner = getattr(self.scheme, name)
-        return lambda state: inner(state.inner)
+        return inner if name == "schedule" else lambda state: inner(state.inner)

@@ -57,6 +57,9 @@ class Controlled:
     `solve(..., tau=, horizon=)`: tau is the largest step, the horizon is met exactly. One evaluation with gradient for a
     step tried; refused rows are evaluated again alone.
 
+    The defaults follow the flow. An attack is stronger with `Controlled(0.8, both=False)`, inside `Best`, and a horizon of
+    2.5 eps (`Attack(pace=2.5)`), which crosses the budget from a random point; it is for several short runs.
+
     Args:
         rtol: in (0, 1); 1 - rtol is the share of the promised fall that is asked for.
         both: refuse also a step on which the energy falls faster than promised by the same factor: it was too long for the

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from maxslope.errors import InputError
-from maxslope.evaluation.results import writable
 from maxslope.files import write_file
+from maxslope.runs.output import writable
 from maxslope.tensorfiles import read_safetensors
 
 Tell = Callable[[int, int | None, str], None]

@@ -46,8 +46,8 @@ def to_plane(z: Tensor, w: Tensor, c: Tensor, lower: Any, upper: Any, norm: Any)
     side = flat(w.sign() * sign)
     up = torch.full_like(z, torch.inf) if upper is None else upper - z
     down = torch.full_like(z, torch.inf) if lower is None else z - lower
-    room = torch.where(flat(w) * flat(sign) > 0, flat(up), flat(down)).clamp_min(0)
-    plane = Plane(flat(w).abs(), side, torch.where(side == 0, 0, room), c.abs())
+    room = torch.where(side > 0, flat(up), flat(down)).clamp_min(0)
+    plane = Plane(flat(w).abs(), side, room.masked_fill(side == 0, 0), c.abs())
     power = getattr(norm, "power", None)
     if power == Linf.power:
         moved = _level(plane, torch.ones_like(plane.size))
@@ -62,8 +62,10 @@ def to_plane(z: Tensor, w: Tensor, c: Tensor, lower: Any, upper: Any, norm: Any)
 
 def _level(p: Plane, rate: Tensor) -> Tensor:
     """m_i = min(t rate_i, r_i), t by Newton's method: the sum is concave in t, so that t only grows and room only runs out."""
-    gain, most = p.size * rate, torch.finfo(rate.dtype).max
-    full = p.size * p.room.clamp_max(most / max(1, p.room.shape[1]))
+    most = torch.finfo(rate.dtype).max / max(
+        1, p.room.shape[1]
+    )  # finite, so that a mask can take it out of a sum
+    gain, full = (p.size * rate).clamp_max(most), (p.size * p.room.clamp_max(most)).clamp_max(most)
     short = full.sum(1) <= p.goal
     t = p.goal / gain.sum(1).clamp_min(torch.finfo(rate.dtype).tiny)
     count, free = (p.side != 0).sum(1), p.room > t[:, None] * rate
@@ -72,7 +74,8 @@ def _level(p: Plane, rate: Tensor) -> Tensor:
         changed = (left < count) & (left > 0) & ~short  # else t is exact
         if k % _LOOKS == _LOOKS - 1 and not bool(changed.any()):
             break
-        better = (p.goal - torch.where(free, 0, full).sum(1)) / torch.where(free, gain, 0).sum(1)
+        mask = free.to(rate.dtype)  # products with it are much faster than a choice
+        better = (p.goal - (full * (1 - mask)).sum(1)) / (gain * mask).sum(1)
         t, count = torch.where(changed, better, t), left
         free = p.room > t[:, None] * rate
     return torch.where(
