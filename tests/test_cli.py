@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,9 @@ def start(*words, cwd, **options):
     env = os.environ | {"PYTHONPATH": str(Path(ms.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "maxslope", *last(words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=cwd, env=env, **pipes | options)
+    # a shell starts what runs in the background with interrupts ignored, which processes inherit
+    heard = {"preexec_fn": partial(signal.signal, signal.SIGINT, signal.SIG_DFL)}
+    return subprocess.Popen(command, cwd=cwd, env=env, **pipes | heard | options)
 
 
 def refused(result, words, code=2):

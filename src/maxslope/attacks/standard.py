@@ -129,7 +129,7 @@ def standard(
     mode: str = "eval",
     adapter: Callable[[Any], Any] = scores_of,
 ) -> Standard:
-    """As strong as AutoAttack's composition, in a tenth of its time: the adversary to evaluate robustness with.
+    """The adversary to evaluate robustness with: what AutoAttack finds, at a fraction of its cost where gradients can be trusted.
 
     In order, each for the samples that are left.
 
