@@ -334,6 +334,7 @@ PAIR = ["--vnnlib", "sat.vnnlib", "--onnx", "net.onnx"]
         (["--vnnlib", "none.vnnlib", "--onnx", "net.onnx"], "'none.vnnlib' asserts an empty"),
         (["--vnnlib", "sat.vnnlib", "--onnx", "soft.onnx"], "ONNX operators Softmax are not known here"),
         (["--vnnlib", "sat.vnnlib", "--onnx", "cut.onnx.gz"], "'cut.onnx.gz' is a damaged gzip file"),
+        (["--vnnlib", "sat.vnnlib", "--onnx", "bomb.onnx.gz"], "'bomb.onnx.gz'.*a decompression bomb"),
         ([*PAIR, "--model", "maxslope.models:digits_mlp"], "--model maxslope.models:digits_mlp has no place beside --vnnlib"),
         ([*PAIR, "--data", "digits"], "--data digits has no place beside --vnnlib sat.vnnlib"),
         ([*PAIR, "--eps", ".1"], "--eps .1 has no place"),
@@ -364,6 +365,8 @@ def test_misuse_is_one_clear_line(run, folder, words, said):
     (folder / "odd.vnnlib").write_text(BOX + "(assert)")
     (folder / "none.vnnlib").write_text(BOX + "(assert (or))")
     (folder / "cut.onnx.gz").write_bytes((folder / "net.onnx.gz").read_bytes()[:300])
+    if "bomb.onnx.gz" in words:
+        (folder / "bomb.onnx.gz").write_bytes(gzip.compress(bytes(80 << 20), 1))
     kept = (folder / "net.onnx").read_bytes()
     files.written(folder, [files.node("Softmax", ["x"], ["y"])], [], [1, 2]).rename(folder / "soft.onnx")
     (folder / "net.onnx").write_bytes(kept)

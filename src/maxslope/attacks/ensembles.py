@@ -96,7 +96,7 @@ class Cascade:
         members: tuple[Any, ...] = adversaries
         budgets = [(a.norm, a.eps) for a in members if getattr(a, "eps", None) is not None]
         for norm, eps in budgets[1:]:
-            if norm != budgets[0][0] or not _same(eps, budgets[0][1]):
+            if norm != budgets[0][0] or not same_budget(eps, budgets[0][1]):
                 raise InputError(
                     f"Cascade() needs one budget, but was given eps = {budgets[0][1]!r} in {budgets[0][0]!r} and eps = {eps!r} "
                     f"in {norm!r}; evaluate different budgets side by side instead"
@@ -134,7 +134,7 @@ def narrow(adversary: Any, rows: Tensor) -> Any:
     return adversary[rows] if hasattr(adversary, "__getitem__") else adversary
 
 
-def _same(a: Any, b: Any) -> bool:
+def same_budget(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and bool((a == b).all())
     return rational(a) == rational(b)

@@ -16,7 +16,7 @@ from ..rows import Key
 from ..solutions import Solution, Status
 from ..victims import Model
 from .attack import Attack, check_batch
-from .ensembles import SHARED, _same, narrow
+from .ensembles import SHARED, narrow, same_budget
 from .targeted import clean, guarded, limit, scores, search, worst
 
 
@@ -103,7 +103,7 @@ class Racing:
             )
         for r in self.rounds[1:]:
             own = r.attack
-            if own.norm != first.norm or own.bounds != first.bounds or not _same(own.eps, first.eps):
+            if own.norm != first.norm or own.bounds != first.bounds or not same_budget(own.eps, first.eps):
                 raise InputError(f"Racing: the rounds have different budgets, {first!r} and {r.attack!r}")
         if self.rows is not None and (not isinstance(self.rows, int) or self.rows < 1):
             raise InputError(f"Racing(rows={self.rows!r}): an integer >= 1 is needed")

@@ -30,9 +30,7 @@ from .square import square
 from .targeted import guarded
 
 _AHEAD = 0.05  # of what the race has won: how much more the check has to win for a row to be in doubt
-_STRAIGHT = (
-    0.9  # of how the margin changes through the budget, explained by gradients: below, a longer check is made
-)
+_STRAIGHT = 0.9  # of how the margin changes through the budget: explained less, a row gets a longer check
 
 
 @dataclass(frozen=True)

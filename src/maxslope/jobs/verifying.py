@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import tempfile
-import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +30,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     **{name: tuple(o for o in ("steps", "restarts") if o in PRESETS[name].options) for name in FLOWS},
 }
 _SWAPPED = "give the property as --vnnlib and the network as --onnx"
-_DAMAGED = (OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,35 +217,16 @@ def _network(path: Path) -> OnnxModel:
     what = "an ONNX network"
     file = existing(path, what)
     head = head_of(file)
-    packed = sniff(head) == "a gzip file"
-    if not packed and sniff(head) != "a binary file of unknown kind":
+    if sniff(head) not in ("a binary file of unknown kind", "a gzip file"):
         refuse(path, head, what, _SWAPPED)
-    unpacked = None
     try:
-        if packed:
-            unpacked = _unpacked(file)
-        return read_onnx(unpacked or file)
-    except MaxslopeError as error:
-        raise type(error)(str(error).replace(str(unpacked or file), str(path))) from error
-    except _DAMAGED as error:
-        raise InputError(
-            f"{str(path)!r} is a damaged gzip file ({error}), not {what}: fetch it again"
-        ) from error
+        return read_onnx(path)
+    except MaxslopeError:
+        raise
     except Exception as error:
         raise InputError(
             f"{str(path)!r} is no ONNX network that can be read here ({type(error).__name__}: {error!s:.200})"
         ) from error
-    finally:
-        if unpacked is not None:
-            with suppress(OSError):
-                unpacked.unlink()
-
-
-def _unpacked(file: Path) -> Path:
-    data = gzip.decompress(file.read_bytes())
-    with tempfile.NamedTemporaryFile(suffix=".onnx", delete=False) as target:
-        target.write(data)
-    return Path(target.name)
 
 
 def _dtype(model: OnnxModel) -> torch.dtype:

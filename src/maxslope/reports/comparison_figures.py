@@ -17,12 +17,12 @@ from maxslope.reports.charts import (
     short,
     style,
 )
+from maxslope.reports.costs import WIDE
 from maxslope.reports.text import number
 
 if TYPE_CHECKING:
     from maxslope.reports.comparison import Budget, Comparison
 
-_WIDE = 30  # from this ratio of the passes on they are drawn on a logarithmic axis
 _FEW = 4  # runs from which on bands would hide each other, and captions would be lists
 _ACCURACY = "robust accuracy (share of samples)"
 
@@ -134,7 +134,7 @@ def _against_passes(found: Comparison) -> list[Plot]:
     spent = [step.passes for cascade in cascades.values() for step in cascade if step.passes > 0]
     if not spent:
         return []
-    log = max(spent) > _WIDE * min(spent)
+    log = max(spent) > WIDE * min(spent)
     start, end = (min(spent) / 2, 1.5 * max(spent)) if log else (0.0, 1.06 * max(spent))
     fig = canvas(
         "passes per sample (forward + backward)",

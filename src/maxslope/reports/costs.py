@@ -25,7 +25,7 @@ from maxslope.reports.text import number
 if TYPE_CHECKING:
     from maxslope.reports.report import Report
 
-_WIDE = 30  # from this ratio of the passes on they are drawn on a logarithmic axis
+WIDE = 30  # from this ratio of the passes on they are drawn on a logarithmic axis
 _PASSES = "passes per sample (forward + backward)"
 
 
@@ -42,7 +42,7 @@ def speed(report: Report, styles: dict[str, int]) -> list[Plot]:
     if not ends:
         return []
     least = min(float(x[1]) for x, _ in falls.values() if x[-1] > 0)
-    log = max(ends) > _WIDE * least
+    log = max(ends) > WIDE * least
     start, end = (least / 2, 1.3 * max(ends)) if log else (0.0, 1.05 * max(ends))
     fig = canvas(
         _PASSES,
