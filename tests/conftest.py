@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests that open a page, and what they listen for."""
+"""Where tests run, and a headless Chromium for those that open a page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,31 @@ import pytest
 
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+# Files whose tests share something that takes seconds to make: they run in one process, so that it is made once.
+TOGETHER = {
+    "test_check_runs",
+    "test_compare",
+    "test_demo_page",
+    "test_hostile",
+    "test_runs_kills",
+    "test_study_adversarial_flows",
+    "test_study_limits",
+    "test_weights",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return file if file.removeprefix("tests/").removesuffix(".py") in TOGETHER else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

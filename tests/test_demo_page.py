@@ -12,7 +12,6 @@ from maxslope.reports.text import number
 pytest.importorskip("sklearn", reason="the demo needs scikit-learn")
 pytest.importorskip("bokeh", reason="the demo needs the plots extra")
 pytest.importorskip("matplotlib", reason="the demo needs the plots extra")
-pytestmark = pytest.mark.xdist_group("demo")  # one run for all of them
 
 
 @pytest.fixture(scope="module")

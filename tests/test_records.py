@@ -651,3 +651,9 @@ def test_examples_are_checked():
         example(times=[0.0])
     with pytest.raises(InputError, match="severity 'bad'"):
         Flag("f", "bad", "m")
+
+
+def test_names_that_differ_in_a_trailing_nul_are_told_apart():
+    both = Records.from_rows([row(name) for name in ("", "\0")])
+    for name in ("", "\0"):
+        assert both.select(adversary=name).to_dicts()[0]["adversary"] == name

@@ -29,7 +29,6 @@ from maxslope.studies.store import Store, digest
 pytest.importorskip("sklearn", reason="the two moons need scikit-learn")
 pytest.importorskip("matplotlib", reason="the figures need the plots extra")
 pytest.importorskip("jinja2", reason="the page needs the plots extra")
-pytestmark = pytest.mark.xdist_group("study-adversarial-flows")  # one run for all of them
 STARTS, HALVINGS = 5, 2
 FIGURES = ("figure-1", "figure-3", "figure-h1", "figure-h2", "figure-h3", "figure-h4")
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from maxslope import columns
-from maxslope.columns import OPTIONAL, REAL, blank, short
+from maxslope.columns import OPTIONAL, REAL, TEXT, blank, short
 from maxslope.errors import InputError, ShapeError
 from maxslope.files import json_floats, json_numbers, write_file
 from maxslope.findings import STATUSES, Example, Flag, Rate, wilson
@@ -165,8 +165,12 @@ class Records:
             if name not in COLUMNS:
                 raise InputError(f"select: there is no column {name!r}; the columns are {', '.join(COLUMNS)}")
             column = getattr(self, name)[rows]
-            both_nan = isinstance(value, float) and math.isnan(value)
-            rows = rows[np.isnan(column) if both_nan and name in REAL else column == value]
+            if name in TEXT:  # numpy would take trailing NULs off a text it compares with
+                same = np.array([text == value for text in column], dtype=bool)
+            else:
+                both_nan = isinstance(value, float) and math.isnan(value) and name in REAL
+                same = np.isnan(column) if both_nan else column == value
+            rows = rows[same]
         return Records(*(getattr(self, name)[rows] for name in COLUMNS))
 
     def to_dicts(self) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def _claim(file: Path, index: int, adversary: int) -> tuple[np.ndarray, np.ndarr
 
 def _example(report: Report, s: Notable, x: np.ndarray, x_adv: np.ndarray) -> Example:
     r = report.records
-    (i,) = np.flatnonzero((r.adversary == s.adversary) & (r.index == s.index))
+    (i,) = [i for i in np.flatnonzero(r.index == s.index) if r.adversary[i] == s.adversary]
     fields: dict[str, Any] = {"clean_pred": int(r.clean_pred[i]), "adv_pred": s.pred, "eps": float(r.eps[i])}
     return Example(
         s.index, s.label, adversary=s.adversary, norm=s.norm, x=x, x_adv=x_adv, status="broken", **fields

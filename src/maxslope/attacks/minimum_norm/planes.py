@@ -18,13 +18,13 @@ from ...norms import L1, L2, Linf
 from ...rows import column, flat
 
 _LOOKS = 2  # Newton steps between two looks at convergence
+_FAR = 1e12  # room where there is no bound
 
 
 class Plane(NamedTuple):
-    """What is asked of the hyperplane { <w, z + d> = <w, z> + c } from z, per row: |w|, signs of d, room r, and |c|."""
+    """What is asked of the hyperplane { <w, z + d> = <w, z> + c } from z, per row: |w|, room r, and |c|."""
 
     size: Tensor
-    side: Tensor
     room: Tensor
     goal: Tensor
 
@@ -42,53 +42,52 @@ def to_plane(z: Tensor, w: Tensor, c: Tensor, lower: Any, upper: Any, norm: Any)
     >>> d.round(decimals=4)
     tensor([[0.3000, 0.1000]])
     """
-    sign = column(c.sign(), w)
-    side = flat(w.sign() * sign)
+    side = torch.sign(w).mul_(column(c.sign(), w))
     up = torch.full_like(z, torch.inf) if upper is None else upper - z
     down = torch.full_like(z, torch.inf) if lower is None else z - lower
-    room = torch.where(side > 0, flat(up), flat(down)).clamp_min(0)
-    plane = Plane(flat(w).abs(), side, room.masked_fill(side == 0, 0), c.abs())
+    room = torch.where(side > 0, up, down).clamp_(0, _FAR)
+    plane = Plane(flat(w).abs(), flat(room), c.abs())
     power = getattr(norm, "power", None)
     if power == Linf.power:
-        moved = _level(plane, torch.ones_like(plane.size))
+        moved = _level(plane, None)
     elif power == L2.power:
         moved = _level(plane, plane.size)
     elif power == L1.power:
         moved = _greedy(plane)
     else:
         raise UnsupportedError(f"no exact step to a hyperplane in {norm!r}: use Linf(), L2() or L1()")
-    return (moved * side).reshape(z.shape)
+    return side.mul_(moved.reshape(z.shape))
 
 
-def _level(p: Plane, rate: Tensor) -> Tensor:
-    """m_i = min(t rate_i, r_i), t by Newton's method: the sum is concave in t, so that t only grows and room only runs out."""
-    most = torch.finfo(rate.dtype).max / max(
-        1, p.room.shape[1]
-    )  # finite, so that a mask can take it out of a sum
-    gain, full = (p.size * rate).clamp_max(most), (p.size * p.room.clamp_max(most)).clamp_max(most)
+def _level(p: Plane, rate: Tensor | None) -> Tensor:
+    """m_i = min(t rate_i, r_i), t by Newton's method: the sum is concave in t, so that t only grows and room only runs out.
+
+    The rate is 1 if not given.
+    """
+    gain = p.size if rate is None else p.size * rate
+    full = p.size * p.room
+    tiny = torch.finfo(gain.dtype).tiny
     short = full.sum(1) <= p.goal
-    t = p.goal / gain.sum(1).clamp_min(torch.finfo(rate.dtype).tiny)
-    count, free = (p.side != 0).sum(1), p.room > t[:, None] * rate
+    t = torch.where(short, torch.inf, p.goal / gain.sum(1).clamp_min(tiny))
     for k in range(p.room.shape[1]):
-        left = free.sum(1)
-        changed = (left < count) & (left > 0) & ~short  # else t is exact
-        if k % _LOOKS == _LOOKS - 1 and not bool(changed.any()):
+        reach = t[:, None] if rate is None else t[:, None] * rate
+        free = (p.room > reach).to(gain.dtype)  # products with it are much faster than a choice
+        used = torch.addcmul(full, full, free, value=-1).sum(1)
+        better = (p.goal - used) / (gain * free).sum(1).clamp_min(tiny)
+        grown = torch.maximum(t, better)  # once no more room runs out, it is found a second time
+        if k % _LOOKS == _LOOKS - 1 and not bool((grown > t).any()):
             break
-        mask = free.to(rate.dtype)  # products with it are much faster than a choice
-        better = (p.goal - (full * (1 - mask)).sum(1)) / (gain * mask).sum(1)
-        t, count = torch.where(changed, better, t), left
-        free = p.room > t[:, None] * rate
-    return torch.where(
-        short[:, None], p.room.nan_to_num(posinf=0.0), torch.minimum(t[:, None] * rate, p.room)
-    )
+        t = grown
+    if rate is None:
+        return torch.minimum(p.room, t[:, None])
+    return torch.where(short[:, None], p.room, torch.minimum(t[:, None] * rate, p.room))
 
 
 def _greedy(p: Plane) -> Tensor:
     """As much as there is room for in one coordinate after the other, those with the largest |w_i| first."""
     order = p.size.argsort(dim=1, descending=True, stable=True)
     room, size = p.room.gather(1, order), p.size.gather(1, order)
-    full = size * room
-    before = full.nan_to_num(posinf=torch.finfo(full.dtype).max / full.shape[1]).cumsum(1)
+    before = (size * room).cumsum(1)
     before = torch.cat([torch.zeros_like(before[:, :1]), before[:, :-1]], 1)
     left = (p.goal[:, None] - before).clamp_min(0)
     used = torch.minimum(left / size.clamp_min(torch.finfo(size.dtype).tiny), room)
