@@ -752,3 +752,15 @@ def test_a_diagnosis_is_saved_and_shown(net, few, tmp_path):
     assert ms.Records.from_csv(tmp_path / "records.csv") == report.records
     assert "Do the attacks follow their flow?" in (tmp_path / "report.html").read_text()
     assert "does each attack follow its flow?" in report.table()
+
+
+def test_the_stand_in_for_a_model_with_one_score(tmp_path):
+    class Rounded(torch.nn.Module):
+        def forward(self, x):
+            return torch.sigmoid(8 * ((x * 8).round() / 8).sum(1) - 8)
+
+    model, x = Rounded().eval(), torch.rand(20, 2)
+    y = (model(x) > 0.5).long()
+    report = ms.evaluate(model, (x, y), {"pgd": ms.pgd(0.3, loss=ms.squared_error)}, bounds=(0, 1))
+    (name,) = [name for name in report.robust_accuracy if "no usable gradient" in name]
+    assert float(report.robust_accuracy[name]) < float(report.robust_accuracy["pgd"])

@@ -339,3 +339,15 @@ def test_alone():
     drain(queue, 4, seen)
     assert seen == [0, 1, 2, 3]
     assert queue.once("report")
+
+
+def test_every_process_has_its_own_gpu(monkeypatch):
+    from maxslope.jobs.job import device_of
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank, device in (("0", "cuda:0"), ("1", "cuda:1"), ("2", "cuda:0")):
+        for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "3")):
+            monkeypatch.setenv(name, value)
+        assert device_of("auto") == device
+    assert device_of("cpu") == "cpu"

@@ -266,3 +266,21 @@ def test_eta_has_two_peaks_of_opposite_sign():
     assert tiles == 15
     assert tile.unique().numel() == 15
     torch.testing.assert_close(values.square().sum(), torch.tensor(15.0, dtype=torch.float64))
+
+
+def test_a_restart_draws_again():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
+    x, y = torch.rand(4, 1, 6, 6), torch.tensor([0, 1, 2, 0])
+    y = model(x).argmax(1)
+    for search in (
+        ms.square(0.01, queries=9),
+        ms.random_search(0.01, 9, random_start=False),
+        ms.minmove(0.01),
+    ):
+        twice = ms.Restarts(search, 2)(model, x, y)
+        assert (twice.forwards > search(model, x, y).forwards).all()
+    with pytest.raises(ms.InputError, match="draws nothing"):
+        ms.Restarts(ms.ifgsm(0.1), 2)
+    with pytest.raises(ms.InputError, match="draws nothing"):
+        ms.Restarts(ms.Attack(eps=0.1, scheme=ms.Best(ms.Explicit())), 2)
+    assert ms.Restarts(ms.Attack(eps=0.1, scheme=ms.Best(ms.RandomSearch())), 2).n == 2

@@ -78,7 +78,8 @@ class Scheme(Protocol):
     `result(state, x, seen) -> (x, seen)`, where it returns something else than its last point (the best one so far): it is
     told the point reached and what is known of the energy there;
     `elapsed(state) -> (rows,)`, where it chooses its own step <= tau: the time it has come so far, in float64;
-    `gap(state) -> (rows,)`, where it minimizes inside: the sum so far of how far it may be from the minimum, in energy.
+    `gap(state) -> (rows,)`, where it minimizes inside: the sum so far of how far it may be from the minimum, in energy;
+    `random = True`, where it draws random numbers, so that a restart of it is another run.
     """
 
     def init(self, flow: Flow, x: Tensor, /) -> Any:

@@ -45,11 +45,8 @@ class Restarts:
     def __post_init__(self) -> None:
         if not isinstance(self.n, int) or self.n < 1:
             raise InputError(f"Restarts(n={self.n!r}): the number of runs is an integer >= 1")
-        if (
-            self.n > 1
-            and getattr(self.adversary, "random_start", True) is False
-            and self.adversary.draws == 1
-        ):
+        fixed = getattr(self.adversary, "random_start", True) is False and self.adversary.draws == 1
+        if self.n > 1 and fixed and not _draws(self.adversary.scheme):
             raise InputError(
                 f"Restarts of {self.adversary.name!r}, which starts at x and draws nothing, would repeat it {self.n} times; "
                 f"give it random_start=True"
@@ -72,6 +69,12 @@ class Restarts:
         if name in SHARED:
             return getattr(self.adversary, name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+
+def _draws(scheme: Any) -> bool:
+    """Whether a scheme, or the one that it wraps, says that it draws random numbers."""
+    inner = getattr(scheme, "scheme", None)
+    return getattr(scheme, "random", False) or (inner is not None and _draws(inner))
 
 
 class Cascade:

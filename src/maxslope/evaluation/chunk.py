@@ -15,6 +15,7 @@ from ..attacks import random_search
 from ..attacks.ensembles import narrow
 from ..budgets import rational
 from ..errors import NoGradientError, ShapeError
+from ..losses import margin, squared_error
 from ..norms import Linf, name_of
 from ..records import Records
 from ..rows import Key
@@ -38,6 +39,7 @@ class Setting:
     seed: int
     queries: int
     diagnose: bool = False
+    single: bool = False  # whether the model gives one score per row
 
     def judge(self, x: Tensor, y: Tensor, index: Tensor) -> Verdicts:
         """The verdicts on points of the samples `index`, under the same draws whatever the points."""
@@ -112,7 +114,7 @@ def attack_chunk(
     for key, (name, unmoved) in idle.items():
         if bool(unmoved.any()):
             progress(key)
-            search = stand_in(setting.adversaries[name], setting.queries)
+            search = stand_in(setting, setting.adversaries[name])
             rows = unmoved.nonzero().flatten()
             solution = _attack(setting, key, search, samples, rows)
             record(setting, key, search, samples, rows, solution, out)
@@ -135,10 +137,11 @@ def stand_in_name(name: str, adversary: Any) -> str | None:
     return f"{STAND_IN}, {name_of(norm or Linf())} {rational(eps):.10g}"
 
 
-def stand_in(adversary: Any, queries: int) -> Any:
+def stand_in(setting: Setting, adversary: Any) -> Any:
     """Random search in the budget of an adversary."""
     options = {name: getattr(adversary, name, None) for name in ("norm", "bounds", "mask", "levels")}
-    return random_search(adversary.eps, steps=queries, **options)
+    options["loss"] = squared_error if setting.single else margin
+    return random_search(adversary.eps, steps=setting.queries, **options)
 
 
 def _attack(setting: Setting, name: str, adversary: Any, samples: Samples, rows: Tensor) -> Solution:

@@ -114,12 +114,14 @@ class Victim(nn.Module):
 
 
 class Probed(NamedTuple):
-    """What the probes found: the model to attack, flags, whether judging needs several draws, and the number of classes."""
+    """What the probes found: the model to attack, flags, whether judging needs several draws, the number of classes, and whether
+    the model gives one score per row for two of them."""
 
     model: Model
     flags: tuple[Flag, ...]
     random: bool
     classes: int
+    single: bool
 
 
 def probe(
@@ -157,7 +159,7 @@ def probe(
         ways = ways._replace(detach=blind)
     # adversaries read scores in their own way, so what an adapter or one of the ways changes happens inside the model
     victim = Victim(model, adapter, ways) if any(ways) or adapter is not scores_of else model
-    return Probed(victim, (*flags, *found, *_hooks(model)), random, classes)
+    return Probed(victim, (*flags, *found, *_hooks(model)), random, classes, z.ndim == 1)
 
 
 def _takes_one(model: Model, x: Tensor, adapter: Callable[[Any], Tensor]) -> bool:

@@ -113,7 +113,14 @@ class Worker:
             self.flags += (Flag("shuffled", "warning", _SHUFFLED),) if shuffles(plan.data) else ()
             times, self.classes = plan.draws if probed.random else 1, probed.classes
             self.setting = Setting(
-                probed.model, plan.adversaries, plan.mode, times, plan.seed, plan.queries, plan.diagnose
+                probed.model,
+                plan.adversaries,
+                plan.mode,
+                times,
+                plan.seed,
+                plan.queries,
+                plan.diagnose,
+                probed.single,
             )
             self.twin = Twin(probed.model)
         return self.setting, self.twin

@@ -18,6 +18,7 @@ from ..evaluation.checks import fit_dtype
 from ..intake import nearest
 from ..models import load_model
 from ..norms import norm_of
+from ..parallel import Engine
 from ..victims import guard, scores_of
 from .presets import PRESETS, check_options, preset
 
@@ -147,10 +148,8 @@ class Job:
 
 
 def device_of(text: str) -> str:
-    """The device asked for; "auto" is a GPU where there is one."""
-    if text != "auto":
-        return text
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The device asked for; "auto" is the GPU of this process where there is one: each of several on a machine has its own."""
+    return str(Engine.from_environment().device) if text == "auto" else text
 
 
 def number(text: str) -> str | float:

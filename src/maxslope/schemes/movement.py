@@ -52,6 +52,7 @@ class MinimizingMovement:
     """
 
     minimizer: Minimizer = field(default_factory=Descent)
+    random = True  # the starts of a minimizer are drawn
 
     def init(self, flow: Flow, x: Tensor) -> Here:
         return Here(None, None, torch.zeros(len(x), dtype=torch.float64, device=x.device))

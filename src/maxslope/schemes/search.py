@@ -32,6 +32,7 @@ class RandomSearch:
 
     fraction: float = 0.3
     period: int = 50
+    random = True
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1 or self.period < 1:

@@ -72,6 +72,7 @@ class Squares:
 
     fraction: float = 0.8
     queries: int = 5000
+    random = True
 
     def __post_init__(self) -> None:
         if not (isinstance(self.fraction, int | float) and 0 < self.fraction <= 1):

@@ -126,7 +126,7 @@ def examine(
             records, known, draws = report, set(), None
         if records is None:
             draws = DRAWS if probed.random else 1
-            setting = Setting(probed.model, adversaries, mode, draws, seed, QUERIES)
+            setting = Setting(probed.model, adversaries, mode, draws, seed, QUERIES, single=probed.single)
             records = Records.concat(attack_chunk(setting, *pick(slice(ALONE))).records.values())
         flags = [*probed.flags, *record_flags(records, adversaries, probed.classes, _widest(adversaries, x))]
         flags += draws_flag(records, draws)
