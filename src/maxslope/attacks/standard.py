@@ -31,6 +31,7 @@ from .targeted import guarded
 
 _AHEAD = 0.05  # of what the race has won: how much more the check has to win for a row to be in doubt
 _STRAIGHT = 0.9  # of how the margin changes through the budget: explained less, a row gets a longer check
+_NEAR = 1 / 3  # of the lead at x: what the longer check has left of it, for the longest to be worth it
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Standard:
         check: needs none, and descends the margin, so that its energy can be compared with that of the race.
         patient: the same for longer, for rows whose gradients explain too little of the way through the budget.
         escalation: for the rows in doubt.
-        blind: for models without a gradient.
+        blind: the longest, for rows that the patient one brought near, and for models without a gradient.
         name: what reports call it.
 
     >>> ms.standard(0.1, bounds=(0, 1)).check.name
@@ -79,10 +80,14 @@ class Standard:
         spent = {"forwards": seen.forwards + costs[0] + 1, "backwards": seen.backwards + costs[1]}
         out = out.merge(rows, replace(seen, **spent))
         doubt = rows[lost | ahead | trust.doubted]
-        rows = rows[(trust.explained < _STRAIGHT) & ~torch.as_tensor(seen.hit)]
-        if len(rows):
-            more = self[rows].patient(model, x[rows], y[rows], key=key[rows].fold(-7))
-            out = out.merge(rows, more)
+        slow = (trust.explained < _STRAIGHT) & ~torch.as_tensor(seen.hit)
+        for search, fold in (("patient", -7), ("blind", -8)):
+            if not bool(slow.any()):
+                break
+            mine = rows[slow]
+            more = getattr(self[mine], search)(model, x[mine], y[mine], key=key[mine].fold(fold))
+            out = out.merge(mine, more)
+            slow &= ~torch.as_tensor(out.hit)[rows] & (out.energy[rows] < _NEAR * start)
         rows = doubt[~torch.as_tensor(out.hit)[doubt]]
         if len(rows):
             more = narrow(self.escalation, rows)(model, x[rows], y[rows], key=key[rows].fold(-6))
@@ -135,15 +140,16 @@ def standard(
     and 100 towards the nearest five, three and two, of the samples whose lead is at most 1/2, 1/4 and 1/10 of what it has
     lost; 100 on DLR; and, where a twentieth is left, 40 towards the nearest from each of 16 random points.
 
-    A check without gradients: so many queries of Square (in l_1, of random search), and 2,000 more where gradients explain less
-    than nine tenths of how the margin changes through the budget (see `gradient_trust`).
+    A check without gradients: so many queries of Square (in l_1, of random search), 2,000 more where gradients explain less
+    than nine tenths of how the margin changes through the budget (see `gradient_trust`), and 5,000 where these leave less than
+    a third of the lead.
 
     Where gradients are in doubt, everything that AutoAttack does and more: APGD on the cross-entropy, towards all classes on
     DLR and margin, minimizing movements, FAB-T, and Square with 5,000 queries. A row is in doubt where its gradient is zero,
     not finite, or does not say how the margin changes inside the budget, and where the check, which knows less, took more off
     the lead than the race did, by a twentieth.
 
-    A model that no gradient reaches gets the 5,000 queries. Every step goes by the row alone, so that a sample's result does
+    A model that no gradient reaches gets 5,000 queries. Every step goes by the row alone, so that a sample's result does
     not depend on its batch. Rows that stay robust have their lead for energy.
 
     Args:
