@@ -30,7 +30,7 @@ from .square import square
 from .targeted import guarded
 
 _AHEAD = 0.05  # of what the race has won: how much more the check has to win for a row to be in doubt
-_STRAIGHT = 0.9  # of how the margin changes through the budget: explained less, a row gets a longer check
+_STRAIGHT = 0.95  # of how the margin changes through the budget: explained less, a row gets a longer check
 _NEAR = 1 / 3  # of the lead at x: what the longer check has left of it, for the longest to be worth it
 
 
@@ -141,7 +141,7 @@ def standard(
     lost; 100 on DLR; and, where a twentieth is left, 40 towards the nearest from each of 16 random points.
 
     A check without gradients: so many queries of Square (in l_1, of random search), 2,000 more where gradients explain less
-    than nine tenths of how the margin changes through the budget (see `gradient_trust`), and 5,000 where these leave less than
+    than 95 percent of how the margin changes through the budget (see `gradient_trust`), and 5,000 where these leave less than
     a third of the lead.
 
     Where gradients are in doubt, everything that AutoAttack does and more: APGD on the cross-entropy, towards all classes on
