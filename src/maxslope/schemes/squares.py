@@ -25,6 +25,8 @@ _COARSE = (
     0.4  # the share of the queries with l_2 windows of 3 by 3 at least; single pixels matter in small images
 )
 _BLOCK = 64  # queries whose random numbers are drawn together: a draw takes some 150 tensor operations
+_AHEAD = 1 << 20  # numbers in the windows that are looked up together, before their queries
+_SMALL = 1 << 16  # numbers in points that are copied whole: cheaper than finding the windows that differ
 
 
 class Squared(NamedTuple):
@@ -37,7 +39,11 @@ class Squared(NamedTuple):
     value: Tensor
     hit: Tensor
     window: Tensor  # (rows, n), positions in the flattened event
-    draws: tuple[Tensor, ...]
+    draws: tuple[Tensor, ...]  # of a block of queries, (rows, queries) each
+    ready: tuple[
+        Tensor, ...
+    ]  # what is known before of the proposals of some queries, (rows, queries, ...) each
+    since: int  # the first of these queries
     budget: Any
 
 
@@ -85,26 +91,40 @@ class Squares:
         value = torch.full(x.shape[:1], torch.inf, dtype=x.dtype, device=x.device)
         nowhere = torch.zeros(len(x), 0, dtype=torch.int64, device=x.device)
         budget = (_Sphere if flow.domain.balls else _Edges).of(flow.domain, x)
-        return Squared(x, value, torch.zeros_like(value, dtype=torch.bool), nowhere, (), budget)
+        return Squared(x, value, torch.zeros_like(value, dtype=torch.bool), nowhere, (), (), 0, budget)
 
     def step(
         self, flow: Flow, x: Tensor, tau: float | Tensor, state: Squared, *, key: Key, k: int
     ) -> tuple[Tensor, Squared, Point]:
         seen = flow.energy.evaluate(x, grad=False)
         state, shape = _kept(state, x, seen, first=k == 1), _shape(x)
-        budget, draws, at = state.budget, state.draws, (k - 1) % _BLOCK
         if k == 0:
-            new, window, budget = budget.first(flow.domain, state.x, shape, key.fold(0))
+            new, window, budget = state.budget.first(flow.domain, state.x, shape, key.fold(0))
         else:
-            if at == 0:
-                sides = [self._side(j, shape, budget.least) for j in range(k, k + _BLOCK)]
-                draws = drawn(key.fold(1 + k // _BLOCK), sides, shape, budget.windows, x.device)
-                budget = budget.settled(state.x)
-            draw = tuple(d[:, at] for d in draws)
-            side = self._side(k, shape, budget.least)
-            new, window, budget = budget.proposal(flow.domain, flat(state.x), shape, side, draw)
-        new = new.reshape(x.shape)
-        return new, state._replace(window=window, draws=draws, budget=budget), seen
+            state = self._prepared(state, shape, key, k)
+            ready = tuple(part[:, k - state.since] for part in state.ready)
+            side = self._side(k, shape, state.budget.least)
+            new, window, budget = state.budget.proposal(flow.domain, flat(state.x), shape, side, ready)
+        return new.reshape(x.shape), state._replace(window=window, budget=budget), seen
+
+    def _prepared(self, state: Squared, shape: Shape, key: Key, k: int) -> Squared:
+        """The state with all that is known of query k before it is made."""
+        budget, at = state.budget, (k - 1) % _BLOCK
+        if at == 0:
+            sides = [self._side(j, shape, budget.least) for j in range(k, k + _BLOCK)]
+            draws = drawn(key.fold(1 + k // _BLOCK), sides, shape, budget.windows, state.x.device)
+            state = state._replace(draws=draws, ready=(), budget=budget.settled(state.x))
+        if state.ready and k - state.since < state.ready[0].shape[1]:
+            return state
+        side, most = self._side(k, shape, budget.least), _BLOCK - at
+        size = shape[0] * side[0] * side[1] * len(state.x)
+        alike = 1
+        while (
+            alike < min(most, _AHEAD // max(1, size)) and self._side(k + alike, shape, budget.least) == side
+        ):
+            alike += 1
+        part = tuple(d[:, at : at + alike] for d in state.draws)
+        return state._replace(ready=state.budget.prepared(shape, side, part), since=k)
 
     def result(self, state: Squared, x: Tensor, seen: Point | None) -> tuple[Tensor, Point]:
         return Tracked(state.x, state.value, state.hit, None).result(x, seen)
@@ -145,16 +165,23 @@ class _Edges(NamedTuple):
         up = (key.words(c * w, best.device) & 1).bool().reshape(-1, c, 1, w).expand(-1, c, h, w)
         return torch.where(up.reshape(self.low.shape), self.high, self.low), _everywhere(best), self
 
+    def prepared(
+        self, shape: Shape, side: tuple[int, int], draws: tuple[Tensor, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The windows of some queries, what they get, and what they get where they have that already."""
+        at, signs = draws
+        c, (rows, queries) = shape[0], at.shape
+        window = at[:, :, None] + offsets(*shape, *side, at.device)
+        low, high = (t.gather(1, window.flatten(1)).reshape(window.shape) for t in (self.low, self.high))
+        up = signs[..., :c, None].expand(rows, queries, c, side[0] * side[1]).reshape(window.shape)
+        return window, torch.where(up, high, low), torch.where(up, low, high)
+
     def proposal(
-        self, domain: Domain, best: Tensor, shape: Shape, side: tuple[int, int], draw: tuple[Tensor, ...]
+        self, domain: Domain, best: Tensor, shape: Shape, side: tuple[int, int], ready: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, _Edges]:
-        at, signs = draw
-        c = shape[0]
-        window = at[:, None] + offsets(*shape, *side, at.device)
-        now, low, high = (t.gather(1, window) for t in (best, self.low, self.high))
-        up = signs[:, :c] if c == 1 else signs[:, :c].repeat_interleave(side[0] * side[1], 1)
-        same = (torch.where(up, high, low) == now).all(1, keepdim=True)  # a query must not be spent on that
-        return best.scatter(1, window, torch.where(up ^ same, high, low)), window, self
+        window, point, other = ready
+        same = (point == best.gather(1, window)).all(1, keepdim=True)  # a query must not be spent on that
+        return best.scatter(1, window, torch.where(same, other, point)), window, self
 
     def accepted(self, better: Tensor) -> _Edges:
         return self
@@ -192,10 +219,13 @@ class _Sphere(NamedTuple):
         new = flat(domain.project((self.center + delta).reshape(best.shape)))
         return new, _everywhere(best), self._replace(next=self._room(new))
 
+    def prepared(self, shape: Shape, side: tuple[int, int], draws: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return draws
+
     def proposal(
-        self, domain: Domain, best: Tensor, shape: Shape, side: tuple[int, int], draw: tuple[Tensor, ...]
+        self, domain: Domain, best: Tensor, shape: Shape, side: tuple[int, int], ready: tuple[Tensor, ...]
     ) -> tuple[Tensor, Tensor, _Sphere]:
-        to, giver, signs = draw
+        to, giver, signs = ready
         c, n = shape[0], side[0] * side[1]
         inside = offsets(*shape, *side, to.device)
         window, other = to[:, None] + inside, giver[:, None] + inside
@@ -233,8 +263,11 @@ def _kept(state: Squared, x: Tensor, seen: Point, first: bool) -> Squared:
     if seen.hit is not None:
         better = torch.where(seen.hit == hit, better, seen.hit)
         hit = hit | seen.hit
-    best, x, window = flat(state.x), flat(x), state.window
-    best.scatter_(1, window, torch.where(better[:, None], x.gather(1, window), best.gather(1, window)))
+    best, new, window = flat(state.x), flat(x), state.window
+    if x.numel() <= _SMALL:
+        state = state._replace(x=torch.where(better[:, None], new, best).reshape(x.shape))
+    else:
+        best.scatter_(1, window, torch.where(better[:, None], new.gather(1, window), best.gather(1, window)))
     value = torch.where(better, seen.value, state.value)
     return state._replace(value=value, hit=hit, budget=state.budget.accepted(better))
 
