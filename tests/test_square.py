@@ -270,12 +270,12 @@ def test_eta_has_two_peaks_of_opposite_sign():
 
 def test_a_restart_draws_again():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 3))
-    x, y = torch.rand(4, 1, 6, 6), torch.tensor([0, 1, 2, 0])
-    y = model(x).argmax(1)
+    x = torch.rand(4, 1, 6, 6)
+    y = model(x).argmax(1)  # robust in a tiny budget
     for search in (
-        ms.square(0.01, queries=9),
-        ms.random_search(0.01, 9, random_start=False),
-        ms.minmove(0.01),
+        ms.square(1e-9, queries=9),
+        ms.random_search(1e-9, 9, random_start=False),
+        ms.minmove(1e-9),
     ):
         twice = ms.Restarts(search, 2)(model, x, y)
         assert (twice.forwards > search(model, x, y).forwards).all()
