@@ -19,6 +19,7 @@ TOGETHER = {
     "test_runs_kills",
     "test_study_adversarial_flows",
     "test_study_limits",
+    "test_transport_report",
     "test_weights",
 }
 

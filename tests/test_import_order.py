@@ -27,14 +27,20 @@ ORDER = [
     "sampling",
     "norms",
     "balls",
+    "measures",
+    "shares",
     "programs",
     "budgets",
     "regions",
     "domains",
+    "clouds",
+    "transport",
+    "tangents",
     "slopes",
     "victims",
     "losses",
     "energies",
+    "potentials",
     "counting",
     "trust",
     "piecewise",
@@ -43,6 +49,7 @@ ORDER = [
     "minimizers",
     "paths",
     "solutions",
+    "distances",
     "clocks",
     "ledger",
     "flows",
@@ -159,7 +166,18 @@ def test_what_the_core_imports():
 
 
 def test_optional_libraries_are_imported_lazily():
-    lazy = {"bokeh", "jinja2", "matplotlib", "PIL", "sklearn", "onnx", "playwright", "pandas", "torchvision"}
+    lazy = {
+        "bokeh",
+        "jinja2",
+        "matplotlib",
+        "PIL",
+        "sklearn",
+        "onnx",
+        "playwright",
+        "pandas",
+        "torchvision",
+        "ot",
+    }
     for path in sources():
         assert not set(top_level(path)) & lazy, (
             f"{path.relative_to(ROOT)} imports {set(top_level(path)) & lazy} at the top"

@@ -90,10 +90,9 @@ def test_everything_is_as_it_was(name, norm):
     torch.rand(3)
     try:
         adversary = COMPOSITES[name](eps, norm) if name in COMPOSITES else made(name, eps, norm)
-    except ms.UnsupportedError:
-        pytest.skip(f"{name} has no {norm!r}")
-    except ms.InputError as error:
-        assert "norm" in str(error)
+    except (ms.UnsupportedError, ms.InputError) as error:
+        if repr(norm) not in str(error):
+            raise
         pytest.skip(f"{name} has no {norm!r}")
     before = world(model, x, y, eps)
     solution = adversary(model, x, y)

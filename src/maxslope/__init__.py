@@ -10,10 +10,12 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "attacks": (
-        "L0 Adversary Attack Cascade Crossover ExactAttack Foreign HopSkipJump MinimumNorm Racing Recombination Restarts "
-        "Round Standard Targeted apgd apgd_t autoattack carlini_wagner crossover ddn deepfool exact fab fgsm fmn foreign "
-        "hop_skip_jump ifgsm mifgsm minmove ngd pgd random_search square standard"
+        "L0 Adversary Attack Cascade Certificate Crossover Distributional ExactAttack Foreign HopSkipJump LagrangianAdversary "
+        "MinimumNorm Moved Racing Recombination Restarts RiskCurve Round Standard Targeted apgd apgd_t autoattack "
+        "carlini_wagner certificate crossover ddn deepfool exact fab fgsm fmn foreign hop_skip_jump ifgsm mifgsm minmove ngd "
+        "pgd random_search risk_curve square standard wrm"
     ),
+    "distances": "Coupling MetricSpeed metric_speed wasserstein",
     "domains": "Ball Box Domain Intersection",
     "counting": "Counted",
     "diagnostics": "Diagnosis compare_steps diagnose order_in_tau",
@@ -23,6 +25,7 @@ _NAMES = {
         "StoppedError UnsupportedError"
     ),
     "evaluation": "evaluate",
+    "evaluation.transport": "evaluate_transport load_transport",
     "evaluation.verdict": "Examination examine verdict",
     "flows": "Flow Hit Scheme Stall Stop solve",
     "losses": "cross_entropy dlr margin squared_error",
@@ -30,19 +33,22 @@ _NAMES = {
     "norms": "Group L1 L2 Linf Lp Norm norm_of",
     "onnx": "read_onnx",
     "paths": "SavedPath",
+    "potentials": "Potential",
     "records": "Records",
     "parallel": "Engine launch",
     "reports": "Comparison Report compare",
+    "reports.transport": "RiskBound TransportReport",
     "rows": "Key",
     "runs": "load_run merge_runs status",
     "schemes": (
         "Adaptive Best Controlled Cosine Explicit Halving Linear MinimizingMovement Momentum RandomSearch Scheduled "
-        "SemiImplicit Squares"
+        "SemiImplicit Squares Tangent"
     ),
     "slopes": "slope",
     "solutions": "SaveAt Solution Status",
     "specifications": "Specification read_vnnlib",
     "tracking": "JsonLines MLflow TensorBoard Tracker tracker_of",
+    "transport": "Transport",
     "trust": "Doubt Trust gradient_trust",
     "verification": "Answer verify",
     "victims": "guard predict scores_of",
@@ -57,14 +63,19 @@ if TYPE_CHECKING:
         Adversary,
         Attack,
         Cascade,
+        Certificate,
         Crossover,
+        Distributional,
         ExactAttack,
         Foreign,
         HopSkipJump,
+        LagrangianAdversary,
         MinimumNorm,
+        Moved,
         Racing,
         Recombination,
         Restarts,
+        RiskCurve,
         Round,
         Standard,
         Targeted,
@@ -72,6 +83,7 @@ if TYPE_CHECKING:
         apgd_t,
         autoattack,
         carlini_wagner,
+        certificate,
         crossover,
         ddn,
         deepfool,
@@ -87,11 +99,14 @@ if TYPE_CHECKING:
         ngd,
         pgd,
         random_search,
+        risk_curve,
         square,
         standard,
+        wrm,
     )
     from .counting import Counted
     from .diagnostics import Diagnosis, compare_steps, diagnose, order_in_tau
+    from .distances import Coupling, MetricSpeed, metric_speed, wasserstein
     from .domains import Ball, Box, Domain, Intersection
     from .energies import Energy, Expectation, Function, Loss, Point
     from .errors import (
@@ -106,6 +121,7 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from .evaluation import evaluate
+    from .evaluation.transport import evaluate_transport, load_transport
     from .evaluation.verdict import Examination, examine, verdict
     from .flows import Flow, Hit, Scheme, Stall, Stop, solve
     from .losses import cross_entropy, dlr, margin, squared_error
@@ -114,8 +130,10 @@ if TYPE_CHECKING:
     from .onnx import read_onnx
     from .parallel import Engine, launch
     from .paths import SavedPath
+    from .potentials import Potential
     from .records import Records
     from .reports import Comparison, Report, compare
+    from .reports.transport import RiskBound, TransportReport
     from .rows import Key
     from .runs import load_run, merge_runs, status
     from .schemes import (
@@ -132,11 +150,13 @@ if TYPE_CHECKING:
         Scheduled,
         SemiImplicit,
         Squares,
+        Tangent,
     )
     from .slopes import slope
     from .solutions import SaveAt, Solution, Status
     from .specifications import Specification, read_vnnlib
     from .tracking import JsonLines, MLflow, TensorBoard, Tracker, tracker_of
+    from .transport import Transport
     from .trust import Doubt, Trust, gradient_trust
     from .verification import Answer, verify
     from .victims import guard, predict, scores_of

@@ -25,6 +25,8 @@ class Domain(Region):
 
     def near(self, x: Tensor, tau: float | Tensor, norm: Norm) -> Domain:
         """The domain cut to the ball of radius tau around its own point x: where one step of a scheme may go."""
+        if hasattr(norm, "ball"):  # such as `Transport`
+            return norm.ball(x, tau) & self  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(norm, Linf):
             t = column(tau, x)
             lower, upper = self.bounds(x)
@@ -41,7 +43,7 @@ class Domain(Region):
             UnsupportedError: a pair of balls without an exact method; the message names the alternatives.
             DomainError: the intersection is empty for some row.
         """
-        if not isinstance(other, Domain):
+        if not isinstance(other, Domain) or hasattr(other, "__rand__"):  # a kind of its own has the word
             return NotImplemented
         if self.levels and other.levels and self.levels != other.levels:
             raise DomainError(
@@ -105,6 +107,10 @@ class Ball(Domain):
     >>> Ball(torch.zeros(1, 2), 0.5, L2()).project(torch.tensor([[3.0, 4.0]]))
     tensor([[0.3000, 0.4000]])
     """
+
+    def __new__(cls, x: Tensor, eps: Eps, norm: Any = None, **options: Any) -> Any:
+        """A norm whose balls are sets of a kind of their own, such as `Transport`, makes them."""
+        return norm.ball(x, eps, **options) if hasattr(norm, "ball") else super().__new__(cls)
 
     def __init__(
         self,

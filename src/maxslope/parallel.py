@@ -1,8 +1,8 @@
 """Several processes: who we are among them, and how to start them. The only file that imports torch.distributed.
 
-No process group is made and nothing is reduced: processes share a small store of keys, from which each takes the next chunk
-when it is free (see `queues`). So a slow process costs nothing but its own chunk, and one that dies or hangs has its chunk given
-to another.
+No process group is made: processes share a small store of keys, from which each takes the next chunk when it is free (see
+`queues`). So a slow process costs nothing but its own chunk, and one that dies or hangs has its chunk given to another. What
+all processes have to agree on, such as a budget that their samples share, is a few numbers, exchanged through the same store.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from .errors import InputError, StoppedError
 from .queues import TIMEOUT, Shared
 
 _PAUSE = 0.1  # between looks at the processes
+_PATIENCE = 600.0  # seconds that the others may be behind in what all do together
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,67 @@ class Engine:
             InputError: MASTER_ADDR or MASTER_PORT is not set.
             StoppedError: nobody answers there.
         """
+        store, kept = self._reach(name, timeout)
+        return Shared(store, self.rank, self.world, timeout=timeout, kept=kept)
+
+    def sum(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The sum over the processes, added in the order of their ranks, so that all get the same to the bit.
+
+        Every process has to call this, with as many numbers (float64), and as often as the others.
+
+        Raises:
+            InputError: MASTER_ADDR or MASTER_PORT is not set.
+            StoppedError: a process is silent for ten minutes, or the store is gone.
+
+        >>> Engine().sum(torch.tensor([1.0, 2.0], dtype=torch.float64))
+        tensor([1., 2.], dtype=torch.float64)
+        """
+        return self._exchanged(numbers).sum(0) if self.world > 1 and numbers.numel() else numbers
+
+    def max(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The largest over the processes, entry by entry; see `sum`."""
+        return self._exchanged(numbers).amax(0) if self.world > 1 and numbers.numel() else numbers
+
+    def _exchanged(self, numbers: torch.Tensor) -> torch.Tensor:
+        """What all processes have, (world, *shape)."""
+        store, kept = self._reach(f"exchange/{self.world}", TIMEOUT)
+        names = [str(rank) for rank in range(self.world)]
+        try:
+            store.set(names[self.rank], numbers.detach().double().cpu().numpy().tobytes().hex())
+            self._await(store, names)
+            found = [bytearray.fromhex(part.decode()) for part in store.multi_get(names)]
+            # Who is here has read what was exchanged before: that can go.
+            before = _exchanges.pop(self, None)
+            if before is not None:
+                before.delete_key(names[self.rank])
+            _exchanges[self] = store
+            if not kept:  # then rank 0 holds the store, and goes last
+                store.set(f"read/{self.rank}", "1")
+                if self.rank == 0:
+                    self._await(store, [f"read/{name}" for name in names])
+        except RuntimeError as error:  # torch.distributed.DistError is one
+            who = "the process that holds it" if kept else "rank 0, which holds it,"
+            raise StoppedError(
+                f"rank {self.rank} lost the store that the processes share ({str(error).splitlines()[0]:.200}): {who} is gone. "
+                f"What all do together cannot go on; run the same again"
+            ) from error
+        rows = [torch.frombuffer(part, dtype=torch.float64).reshape(numbers.shape) for part in found]
+        return torch.stack(rows).to(numbers.device)
+
+    def _await(self, store: Any, names: list[str]) -> None:
+        since, pause = time.monotonic(), 2e-5
+        while not store.check(names):
+            if time.monotonic() - since > _PATIENCE:
+                late = [name.rpartition("/")[2] for name in names if not store.check([name])]
+                raise StoppedError(
+                    f"rank {self.rank} waited {_PATIENCE:g} s for rank {', '.join(late)}: all processes have to make the same "
+                    f"calls; is one gone, or at other work? Run the same again"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 2e-3)
+
+    def _reach(self, name: str, timeout: float) -> tuple[Any, bool]:
+        """A part of the store of its own under that name, and whether none of the processes holds it."""
         from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
         at = [os.environ.get(n, "") for n in ("MASTER_ADDR", "MASTER_PORT")]
@@ -94,8 +156,7 @@ class Engine:
         store = _store(at[0], int(at[1]), self.rank == 0 and not kept, timeout)
         turn = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         job = os.environ.get("TORCHELASTIC_RUN_ID", "")
-        prefix = f"maxslope/{job}/{turn}/{name}/{_turn(name)}"
-        return Shared(PrefixStore(prefix, store), self.rank, self.world, timeout=timeout, kept=kept)
+        return PrefixStore(f"maxslope/{job}/{turn}/{name}/{_turn(name)}", store), kept
 
 
 @lru_cache(maxsize=1)
@@ -115,6 +176,7 @@ def _store(address: str, port: int, host: bool, timeout: float) -> Any:
         ) from error
 
 
+_exchanges: dict[Engine, Any] = {}  # where numbers were exchanged last
 _turns: dict[str, int] = {}
 
 

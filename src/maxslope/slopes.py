@@ -10,10 +10,14 @@ import torch
 from torch import Tensor
 
 from .budgets import slack
+from .clouds import Cloud, atoms_of
 from .domains import Domain
+from .measures import blank, blocks
 from .norms import L2, Norm
 from .regions import Part
 from .rows import column, flat, inner
+from .tangents import shared_slope
+from .transport import Transport
 
 _GAP = 1e-12  # where the search for multipliers ends, in units of |g|_*
 _FAR = 1e12  # the largest multiplier, for g and normals with largest entry 1
@@ -40,6 +44,8 @@ def slope(domain: Domain, norm: Norm, x: Tensor, g: Tensor) -> Tensor:
     >>> slope(ms.Box(0, 1), ms.Linf(), x, g), slope(ms.Box(), ms.Linf(), x, g)
     (tensor([4.]), tensor([7.]))
     """
+    if isinstance(norm, Transport):
+        return _of_measures(domain, norm, x, g)
     balls = domain.balls
     if type(norm) is L2 and len(balls) == 1 and type(balls[0].norm) is L2:
         s = _euclidean(domain, x, g)
@@ -57,8 +63,25 @@ def slope(domain: Domain, norm: Norm, x: Tensor, g: Tensor) -> Tensor:
     return s + 0 * s  # infinity becomes NaN
 
 
+def _of_measures(domain: Domain, norm: Transport, x: Tensor, g: Tensor) -> Tensor:
+    """The slopes of the atoms, combined as the dual norm combines them, unless they share a budget."""
+    if isinstance(domain, Cloud) and domain.shared is not None:
+        return shared_slope(domain, norm, x, g)
+    atoms, each, slopes = atoms_of(domain, *x.shape[:2]), x.flatten(0, 1), g.flatten(0, 1)
+    s = torch.zeros(len(each), dtype=torch.float64, device=x.device)
+    for at in blocks(each):
+        s[at] = slope(atoms[at], norm.ground, each[at], slopes[at]).double()
+    return norm.dual.of_sizes(s.reshape(x.shape[:2])).to(g.dtype)
+
+
 def unblocked(domain: Domain, x: Tensor, g: Tensor) -> Tensor:
     """g, with 0 where x is at the bound that descent pushes it to."""
+    if isinstance(domain, Cloud):  # in blocks, since a measure may be all the data there are
+        out = blank(g)
+        for at in blocks(g.flatten(0, 1)):
+            part = domain.atoms[at]
+            out.flatten(0, 1)[at] = unblocked(part, x.flatten(0, 1)[at], g.flatten(0, 1)[at])
+        return out
     return _without(_blocked(domain, x, g), g)
 
 

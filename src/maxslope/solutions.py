@@ -193,7 +193,7 @@ class Solution:
             whole, theirs = getattr(self, name), getattr(other, name)
             if isinstance(whole, Tensor) and isinstance(theirs, Tensor) and name != "path":
                 saved = max(len(whole), len(theirs))
-                whole, theirs = _held(whole, saved), _held(theirs, saved)
+                whole, theirs = held(whole, saved), held(theirs, saved)
             if not isinstance(whole, Tensor) or not isinstance(theirs, Tensor) or len(whole) != len(theirs):
                 keep[name] = None
             else:
@@ -206,7 +206,7 @@ def _put(whole: Tensor, rows: Tensor, part: Tensor) -> Tensor:
     return whole.index_copy(0, rows, part.to(whole.dtype))
 
 
-def _held(part: Tensor, saved: int) -> Tensor:
+def held(part: Tensor, saved: int) -> Tensor:
     """So many saved steps, the last one repeated: where a row ends, it stays."""
     more = saved - len(part)
     return torch.cat([part, part[-1:].expand(more, *part.shape[1:])]) if more else part

@@ -20,6 +20,7 @@ from ..norms import Linf, Norm
 from ..rows import Key
 from ..schemes import Explicit
 from ..solutions import SaveAt, Solution
+from ..transport import Transport
 from ..victims import Model, guard, scores_of
 
 
@@ -125,6 +126,11 @@ class Attack:
             x: (rows, *event), floating point, inside the bounds.
             y: (rows,) labels, or real targets where the loss takes them.
         """
+        if isinstance(self.norm, Transport) or isinstance(self.motion, Transport):
+            raise InputError(
+                f"{self.name!r} has a norm of measures, {self.norm!r}: wrap the attack to move all samples as one measure, "
+                f"ms.Distributional(attack)(model, x, y)"
+            )
         x, y = check_batch(x, y)
         if self.bounds is not None:
             check_reach(self.eps, self.norm, self.bounds, tuple(x.shape[1:]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from ..errors import InputError
 from ..terminal import progress
 from .app import Whole, app
 from .options import Options
@@ -47,12 +49,19 @@ def evaluate(
     timeout: float = 60.0,
     track: str | None = None,
     out: Path = Path("maxslope-run"),
+    transport: str | None = None,
+    radius: str | None = None,
+    ground: str | None = None,
+    cap: str | None = None,
 ) -> None:
     """Robust accuracy of a model under adversaries and budgets, every success judged again; writes a report page.
 
     Without --eps, adversaries that look for the nearest adversarial point (fab, ddn, fmn, ...) are told apart by distances.
     Every finished chunk of samples is saved: the same command goes on where a run was stopped, and a folder that holds another
     run is refused.
+
+    With --transport and --radius instead of --eps: all samples move as one measure within a budget that they share; what that
+    does to accuracy and risk, and who pays for it.
 
     Parameters
     ----------
@@ -75,7 +84,31 @@ def evaluate(
         Where to follow the run too: jsonl:FILE, tensorboard:FOLDER or mlflow:URI.
     out
         Folder of the run: manifest, parts, report.html, report.json and records.csv.
+    transport
+        Exponents p of a budget that all samples share, ((1/n) sum |x' - x|^p)^(1/p): 1, 2, inf (one for each), or several.
+    radius
+        Size of the shared budget, exact: .5, or several: .1,.2,.5.
+    ground
+        Norm of the displacement of one sample under a shared budget: l2 (the default), l1 or linf.
+    cap
+        Under a shared budget, how far any coordinate of a sample may move; default: as far as the bounds let it.
     """
+    if transport is not None:
+        own = {
+            "adversary": adversary,
+            "queries": queries,
+            "diagnose": diagnose,
+            "verdict": verdict,
+            "shard": shard,
+        }
+        own |= {"workers": workers, "timeout": timeout, "track": track}
+        _transport(options or Options(), own, transport, radius, ground, cap, out)
+        return
+    for name, value in (("radius", radius), ("ground", ground), ("cap", cap)):
+        if value is not None:
+            raise InputError(
+                f"--{name} {value} is of a budget that samples share: give --transport 2 too, or --eps and --norm"
+            )
     job = (options or Options()).job(adversary)
     if workers != 1 and "RANK" not in os.environ:
         from ..parallel import launch
@@ -92,6 +125,31 @@ def evaluate(
         return
     print(said(report))
     print(f"open {page}" if page else status(out))
+
+
+def _transport(
+    options: Options,
+    own: dict[str, Any],
+    transport: str,
+    radius: str | None,
+    ground: str | None,
+    cap: str | None,
+    out: Path,
+) -> None:
+    """Move all samples as one measure.
+
+    Args:
+        own: the other options of `evaluate`, which have no place here.
+    """
+    usual = {name: p.default for name, p in inspect.signature(evaluate).parameters.items()}
+    job = options.moved({k: v for k, v in own.items() if v != usual[k]}, transport, radius, ground, cap)
+    from ..jobs import run_transport
+    from ..runs.signals import terminable
+
+    with terminable(), progress() as tell:
+        report, page = run_transport(job, out, tell)
+    print(report.table())
+    print(f"open {page}")
 
 
 @app.command

@@ -12,10 +12,34 @@ from ..errors import InputError
 from .app import Signed, Whole, listed
 
 if TYPE_CHECKING:
-    from ..jobs import Job, Question
+    from ..jobs import Job, Question, TransportJob
 
 # What a property leaves to be said: its box and its constraints are the rest.
 _WITH_VNNLIB = ("steps", "restarts", "time_limit", "batch_size", "device", "seed")
+
+# What there is to say beside a budget that all samples share, and what to give in the place of other options.
+_WITH_TRANSPORT = (
+    *(
+        "model",
+        "data",
+        "weights",
+        "steps",
+        "bounds",
+        "batch_size",
+        "limit",
+        "device",
+        "seed",
+        "mode",
+        "config",
+    ),
+)
+_INSTEAD = {
+    "eps": "the shared budget is --radius",
+    "norm": "the norm of one sample's displacement is --ground",
+    "adversary": "samples that share a budget are moved by a gradient flow",
+    "workers": "samples that share a budget are moved in one process",
+    "shard": "samples that share a budget are moved in one process",
+}
 
 
 @Parameter(name="*")
@@ -66,18 +90,57 @@ class Options:
         Raises:
             InputError: no model or no data.
         """
-        missing = [f"--{name}" for name in ("model", "data") if getattr(self, name) is None]
-        if missing:
-            raise InputError(
-                f"{' and '.join(missing)} missing: give --model, such as maxslope.models:digits_cnn or your module:function, and "
-                f"--data, such as digits or FILE.npz"
-            )
+        self._need_both()
         from ..jobs import Job
 
         eps = None if self.eps is None else listed(self.eps)
         values: dict[str, Any] = asdict(self) | {"eps": eps, "adversary": listed(adversary)}
         del values["config"]
         return Job(**values)
+
+    def _need_both(self) -> None:
+        missing = [f"--{name}" for name in ("model", "data") if getattr(self, name) is None]
+        if missing:
+            raise InputError(
+                f"{' and '.join(missing)} missing: give --model, such as maxslope.models:digits_cnn or your module:function, and "
+                f"--data, such as digits or FILE.npz"
+            )
+
+    def moved(
+        self,
+        other: dict[str, Any],
+        transport: str,
+        radius: str | None,
+        ground: str | None,
+        cap: str | None,
+    ) -> TransportJob:
+        """The job of moving all samples as one measure.
+
+        Args:
+            other: options of `evaluate` that were given, which have no place beside --transport.
+
+        Raises:
+            InputError: no model, no data, or an option that has no place.
+        """
+        usual = {f.name: f.default for f in fields(self)}
+        given = {k: getattr(self, k) for k in usual if getattr(self, k) != usual[k]} | other
+        for name in given:
+            if name not in _WITH_TRANSPORT:
+                hint = _INSTEAD.get(name, "leave one of the two out")
+                said = f"--{'' if given[name] is not False else 'no-'}{name.replace('_', '-')}"
+                said += "" if isinstance(given[name], bool) else f" {given[name]}"
+                raise InputError(f"{said} has no place beside --transport {transport}: {hint}")
+        self._need_both()
+        from ..jobs import TransportJob
+
+        values = {name: getattr(self, name) for name in _WITH_TRANSPORT if name != "config"}
+        return TransportJob(
+            **values,
+            transport=listed(transport),
+            radius=None if radius is None else listed(radius),
+            ground=ground or "l2",
+            cap=cap,
+        )
 
     def question(
         self, vnnlib: Path | None, onnx: Path | None, adversary: str, target: int | None

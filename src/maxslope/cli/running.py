@@ -16,9 +16,9 @@ def status(folder: Path) -> None:
     folder
         The folder that `maxslope evaluate --out` writes.
     """
-    from ..runs import status as standing
+    from ..jobs import run_status
 
-    print(standing(folder))
+    print(run_status(folder))
 
 
 @app.command
@@ -32,6 +32,8 @@ def merge(*folders: Path, out: Path) -> None:
     out
         The folder to write.
     """
+    from ..jobs import refuse_transport
     from ..runs import merge_runs
 
+    refuse_transport(folders, "which has no shards to merge")
     print(merge_runs(list(folders), out).table())

@@ -2,9 +2,10 @@
 
 from .attacking import run_attack
 from .comparing import run_compare
-from .evaluating import run_evaluate, run_report, said
+from .evaluating import run_evaluate, run_report, run_status, said
 from .job import LOSSES, Job
 from .presets import PRESETS, Preset
+from .transporting import TransportJob, refuse_transport, run_transport
 from .verifying import Question, run_verify
 
 __all__ = [
@@ -13,10 +14,14 @@ __all__ = [
     "Job",
     "Preset",
     "Question",
+    "TransportJob",
+    "refuse_transport",
     "run_attack",
     "run_compare",
     "run_evaluate",
     "run_report",
+    "run_status",
+    "run_transport",
     "run_verify",
     "said",
 ]

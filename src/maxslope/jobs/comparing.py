@@ -11,6 +11,7 @@ from ..reports import Report, compare
 from ..runs.manifest import MANIFEST, read_manifest
 from ..runs.merge import load_run
 from ..runs.output import writable
+from .transporting import refuse_transport
 
 _FORMATS = ("txt", "html", "json", "csv", "md")
 
@@ -36,6 +37,7 @@ def run_compare(folders: Sequence[Path], format: str | None, out: Path | None) -
         raise InputError(
             f"cannot save a comparison as {str(out)!r}{asked}: give a file that ends with {ends}"
         )
+    refuse_transport(folders, "which has no verdict per sample to compare")
     found = compare({name: _report(folder) for name, folder in zip(_names(folders), folders)})
     if out is None and format in (None, "txt"):
         return found.table()

@@ -10,10 +10,15 @@ import numpy as np
 
 from ..errors import InputError
 from ..evaluation import evaluate
+from ..evaluation.transport import load_transport
+from ..evaluation.transport.keep import is_transport, standing
 from ..parallel import Engine
 from ..reports import Report
 from ..reports.text import number
-from ..runs import load_run
+from ..reports.transport import TransportReport, is_transport_report
+from ..runs import load_run, status
+from ..runs.events import events
+from ..runs.lock import holder
 from ..runs.manifest import MANIFEST
 from ..runs.output import writable
 from ..tracking import tracker_of
@@ -64,20 +69,36 @@ def run_evaluate(
 def run_report(folder: Path, format: str, out: Path | None) -> str | Path:
     """The report of a folder (or of its report.json) again: text to print where no file is named, else the file."""
     source = folder / "report.json" if folder.is_dir() else folder
-    if (folder / MANIFEST).exists():
+    report: Report | TransportReport
+    if is_transport(folder):
+        report = load_transport(folder)
+    elif (folder / MANIFEST).exists():
         report = load_run(folder)  # also of a run that is not finished
     elif source.exists():
-        report = Report.from_json(source)
+        report = (
+            TransportReport.from_json(source) if is_transport_report(source) else Report.from_json(source)
+        )
     else:
         raise InputError(
             f"there is no {source}: give a folder that maxslope evaluate --out wrote, or a report.json"
         )
     if out is None and format == "txt":
-        return said(report)
+        return said(report) if isinstance(report, Report) else report.table()
     target = out if out is not None else source.parent / f"report.{format}"
     writable(target.parent)
     report.save(target)
     return target
+
+
+def run_status(folder: Path) -> str:
+    """Where the run in a folder stands, in words."""
+    if not is_transport(folder):
+        return str(status(folder))
+    who = holder(folder)
+    done = (folder / "report.json").exists() and events(folder)[-1]["event"] == "finished"
+    state = "finished" if done else "running" if who else "unfinished"
+    rest = "" if done or who else "\nnobody works on it: the same command goes on from here"
+    return f"{folder}: {state}, {standing(folder)}{rest}"
 
 
 def said(report: Report) -> str:

@@ -10,6 +10,7 @@ from .schedules import Cosine, Halving, Linear, Scheduled
 from .search import RandomSearch
 from .semi_implicit import SemiImplicit
 from .squares import Squares
+from .tangent import Tangent
 
 __all__ = [
     "Adaptive",
@@ -25,4 +26,5 @@ __all__ = [
     "Scheduled",
     "SemiImplicit",
     "Squares",
+    "Tangent",
 ]

@@ -11,13 +11,14 @@ from ..energies import Point
 from ..flows import Flow
 from ..norms import Linf
 from ..rows import Key, column
+from ..transport import Transport
 
 
 def advance(flow: Flow, x: Tensor, g: Tensor, tau: float | Tensor) -> Tensor:
     """P(x + tau v) with v the velocity of steepest descent for the gradient g, P the projection onto the domain."""
-    # Exactly Linf: a norm derived from it may have another direction.
-    if flow.p == math.inf and type(flow.norm) is Linf and not isinstance(tau, Tensor):
-        return flow.domain.project_(flow.norm.descend(x, g, tau))
+    # Exactly these: a norm derived from one may have another direction.
+    if flow.p == math.inf and type(flow.norm) in (Linf, Transport) and not isinstance(tau, Tensor):
+        return flow.domain.project_(flow.norm.descend(x, g, tau))  # pyright: ignore[reportAttributeAccessIssue]
     v = flow.velocity(g)
     moved = x + column(tau, x) * v if isinstance(tau, Tensor) else x.add(v, alpha=tau)
     return flow.domain.project_(moved)
