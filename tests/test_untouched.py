@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -76,6 +77,14 @@ COMPOSITES = {
     "Controlled": lambda eps, norm: ms.Attack(eps=eps, norm=norm, bounds=(0, 1), scheme=ms.Controlled()),
     "SemiImplicit": lambda eps, norm: ms.Attack(eps=eps, norm=norm, bounds=(0, 1), scheme=ms.SemiImplicit()),
     "draws": lambda eps, norm: ms.pgd(eps, steps=3, norm=norm, bounds=(0, 1), draws=3, mode="keep"),
+    "Distributional, shared": lambda eps, norm: ms.Distributional(
+        ms.Attack(eps=0.2, norm=ms.Transport(2, norm), steps=3, bounds=(0, 1)), chunk=2
+    ),
+    "Distributional, pointwise": lambda eps, norm: ms.Distributional(
+        ms.Attack(eps=eps, norm=ms.Transport(math.inf, norm), steps=3, bounds=(0, 1), random_start=True), chunk=2
+    ),
+    "LagrangianAdversary": lambda eps, norm: ms.LagrangianAdversary(eps, steps=3, bounds=(0, 1)),
+    "wrm": lambda eps, norm: ms.wrm(2.0, steps=3, bounds=(0, 1)),
     "path": lambda eps, norm: ms.pgd(eps, steps=3, norm=norm, bounds=(0, 1), save=ms.SaveAt(path=True)),
 }
 
