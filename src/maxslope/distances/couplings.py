@@ -55,7 +55,7 @@ class Coupling:
 
     @property
     def match(self) -> Tensor:
-        """The coupling as a map, (n,) int64: atom i goes to atom match[i].
+        """The coupling as a map from atom i to atom match[i], (n,) int64.
 
         Raises:
             InputError: an atom is split, or there is no coupling.
