@@ -25,6 +25,11 @@ class Moved(Solution):
         measure: the solution of the one row that the measure is, x (1, N, *event), with what was saved of the way: energies are
             means over the samples, slopes, lengths and dissipation those of the measure. Over several processes, x has the
             samples that are here and the numbers are those of all.
+
+    >>> attack = ms.Attack(eps=0.2, norm=ms.Transport(2, ms.L2()), steps=3)
+    >>> out = ms.Distributional(attack)(torch.nn.Linear(4, 3), torch.rand(5, 4), torch.tensor([0, 1, 2, 0, 1]))
+    >>> out.x.shape, out.measure.x.shape
+    (torch.Size([5, 4]), torch.Size([1, 5, 4]))
     """
 
     measure: Solution | None = None  # for no samples

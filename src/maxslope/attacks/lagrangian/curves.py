@@ -39,6 +39,11 @@ class RiskCurve:
         beaten: (k,) int64, at how many samples a point found at another price is better by more than `Certificate.gaps`
             allows, so that the curvature is larger than what was seen.
         certificates: one per price, as they were before points were shared.
+
+    >>> model, x, y = torch.nn.Linear(2, 3), torch.rand(4, 2), torch.tensor([0, 1, 2, 0])
+    >>> curve = ms.risk_curve(model, x, y, [10.0, 50.0])
+    >>> bool(curve.attack(1e-3) <= curve.bound(1e-3))
+    True
     """
 
     gamma: Tensor

@@ -153,6 +153,11 @@ def load_transport(folder: str | os.PathLike[str]) -> TransportReport:
 
     Raises:
         InputError: there is no such run, or it is not finished.
+
+    >>> load_transport("nowhere")
+    Traceback (most recent call last):
+    ...
+    maxslope.errors.InputError: ...
     """
     path = Path(folder).expanduser()
     manifest = read_manifest(path)

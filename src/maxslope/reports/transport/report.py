@@ -38,6 +38,12 @@ class TransportReport:
         examples: samples to look at.
         certificates: upper bounds of the risk.
         points: by (p, radius) where the samples are; before any attack by "clean", the nearest wrong points by "nearest".
+
+    >>> import torch
+    >>> x, y = torch.rand(8, 2), torch.zeros(8, dtype=torch.int64)
+    >>> report = ms.evaluate_transport(torch.nn.Linear(2, 2).eval(), (x, y), p=2, radius=0.1, bounds=(0, 1), search=20)
+    >>> report.n, report.ps
+    (8, (2.0,))
     """
 
     label: np.ndarray
