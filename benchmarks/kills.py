@@ -15,6 +15,7 @@ import hashlib
 import multiprocessing
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -163,8 +164,15 @@ class Herd:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """What may not differ: the manifest, the parts, records.csv, each by its sha256."""
-    files = [folder / "manifest.json", folder / "records.csv", *sorted((folder / "parts").iterdir())]
+    """What may not differ: the manifest, the parts, records.csv, each by its sha256.
+
+    A killed process may leave the file that it was writing, under a hidden name; who goes on with the folder removes it, but
+    not those that are at work there already.
+    """
+    parts = [
+        file for file in sorted((folder / "parts").iterdir()) if not re.fullmatch(r"\..*\.tmp", file.name)
+    ]
+    files = [folder / "manifest.json", folder / "records.csv", *parts]
     return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
@@ -189,7 +197,10 @@ def main() -> None:
                 out = Path(folder) / f"{processes} {runs}"
                 kills += herd.torment(out, min(given.kills - kills, 8), span, dice)
                 found = contents(out)
-                differ += sum(found.get(name) != reference.get(name) for name in {*found, *reference})
+                others = [name for name in {*found, *reference} if found.get(name) != reference.get(name)]
+                differ += len(others)
+                if others:
+                    print(f"run {runs}: {', '.join(sorted(others))}", file=sys.stderr)
                 runs += 1
             wrong += differ
             compared, seconds = runs * len(reference), time.monotonic() - began
