@@ -81,7 +81,8 @@ def work(out: str, environment: dict[str, str], options: dict[str, Any], die_at:
         ms.evaluate(
             given.pop("model"), given.pop("data"), given.pop("adversaries"), out=out, progress=pause, **given
         )
-    except ms.StoppedError:
+    except ms.StoppedError as error:
+        print(error, file=sys.stderr)
         sys.exit(3)
 
 
