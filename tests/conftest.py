@@ -18,6 +18,7 @@ TOGETHER = {
     "test_hostile",
     "test_runs_kills",
     "test_study_adversarial_flows",
+    "test_study_distributional",
     "test_study_limits",
     "test_transport_report",
     "test_weights",

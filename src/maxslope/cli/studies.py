@@ -69,6 +69,29 @@ def limits(options: Study | None = None, *, out: Path = Path("maxslope-limits"))
     _show(files)
 
 
+@study.command
+def distributional(
+    options: Study | None = None,
+    *,
+    mnist: Path | None = None,
+    out: Path = Path("maxslope-distributional"),
+) -> None:
+    """Data sets that move as one measure: flows in Wasserstein balls, shared budgets, the certificate against the attack.
+
+    Parameters
+    ----------
+    mnist
+        A folder with MNIST's four idx files; without it, MNIST is left out.
+    out
+        Folder for the page, figures, numbers, and the finished parts, from which the same command goes on.
+    """
+    from ..studies.distributional import run_distributional
+
+    with resumable(out) as tell:
+        files = run_distributional(out, tell, mnist=mnist, **vars(options or Study()))
+    _show(files)
+
+
 def _show(files: Sequence[Path]) -> None:
     """Print the texts among the files, and which page to open."""
     for file in files:
