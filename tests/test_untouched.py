@@ -81,7 +81,8 @@ COMPOSITES = {
         ms.Attack(eps=0.2, norm=ms.Transport(2, norm), steps=3, bounds=(0, 1)), chunk=2
     ),
     "Distributional, pointwise": lambda eps, norm: ms.Distributional(
-        ms.Attack(eps=eps, norm=ms.Transport(math.inf, norm), steps=3, bounds=(0, 1), random_start=True), chunk=2
+        ms.Attack(eps=eps, norm=ms.Transport(math.inf, norm), steps=3, bounds=(0, 1), random_start=True),
+        chunk=2,
     ),
     "LagrangianAdversary": lambda eps, norm: ms.LagrangianAdversary(eps, steps=3, bounds=(0, 1)),
     "wrm": lambda eps, norm: ms.wrm(2.0, steps=3, bounds=(0, 1)),
