@@ -282,3 +282,30 @@ def test_points_that_are_better_than_the_curvature_allows_are_reported():
     assert math.isinf(float(curve.margin[0]))
     assert not curve.holds[0]
     assert any("better at 30 of 30 samples" in text for text in curve.doubts)
+
+
+def test_starts_from_elsewhere_raise_the_bound_and_the_attack():
+    model, x, y = moons(40)
+    adversary = LagrangianAdversary(1.0, loss=ms.squared_error)
+    shared = ms.Attack(
+        eps=0.3,
+        norm=ms.Transport(2, ms.L2()),
+        loss=ms.squared_error,
+        steps=30,
+        pace=5,
+        scheme=ms.Best(ms.Explicit()),
+    )
+    moved = ms.Distributional(shared)(model, x, y).x
+    first, again = (
+        risk_curve(model, x, y, [0.5, 2.0, 8.0], adversary, crossing=False, starts=s) for s in ((), (moved,))
+    )
+    rho = torch.linspace(0, 0.2, 9)
+    assert (again.phi >= first.phi - 1e-9).all()
+    assert float((again.phi - first.phi).max()) > 0.01, "an ascent from x alone finds all"
+    assert (again.bound(rho) >= again.attack(rho) - 1e-9).all()
+    spent = (moved - x).flatten(1).square().sum(1).mean()
+    value = -ms.Loss(model, y, ms.squared_error)(moved).detach().mean()
+    assert again.bound(spent) >= value - 1e-6
+    assert first.bound(spent) < value, "the bound from x alone is refuted by this attack"
+    with pytest.raises(ms.ShapeError, match="one point per sample"):
+        risk_curve(model, x, y, [1.0], adversary, starts=[moved[:3]])

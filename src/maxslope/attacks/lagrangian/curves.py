@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import InputError
+from ...energies import Loss
+from ...errors import InputError, ShapeError
 from ...rows import Key
-from ...victims import Model
+from ...victims import Model, guard
 from .adversary import LagrangianAdversary
 from .certificates import Certificate
 from .certify import certificate
@@ -34,7 +35,8 @@ class RiskCurve:
         phi: (k,), mean phi_gamma.
         margin: (k,), by how much it may be too small (see `Certificate.gaps`); infinite where that is not known.
         clean: the risk at rho = 0.
-        costs, losses: (k + 1, rows), of the points found for each sample; row 0 is the sample itself.
+        costs, losses: (m, rows), of the points found for each sample: the sample itself, those of the k prices, then those
+            found from other starts.
         choice: (k, rows) int64, which of them is chosen at each price.
         beaten: (k,) int64, at how many samples a point found at another price is better by more than `Certificate.gaps`
             allows, so that the curvature is larger than what was seen.
@@ -116,6 +118,7 @@ def risk_curve(
     gammas: Sequence[float | str] | Tensor,
     adversary: LagrangianAdversary | None = None,
     *,
+    starts: Sequence[Tensor] = (),
     curvature: float | None = None,
     crossing: bool = True,
     points: int = 3,
@@ -132,11 +135,15 @@ def risk_curve(
         x, y: the samples, (rows, *event) and (rows,).
         gammas: the prices, in any order.
         adversary: its options are used, its price is not; default: `LagrangianAdversary` with its defaults.
+        starts: (rows, *event) each, where else to look and to ascend from at every price, such as where independent attacks
+            ended: `Distributional` with Transport(2, L2()) finds points that an ascent from x misses, so that a bound made
+            without them may be below what is attained.
         curvature, crossing, points, iterations, batch_size, key: as for `certificate`.
         keep: keep the points x* of every price (`Certificate.x`).
 
     Raises:
         InputError: no prices, or as for `certificate`.
+        ShapeError: a start that is not of the shape of x.
 
     References: J. Blanchet, K. Murthy, "Quantifying distributional model risk via optimal transport", Math. Oper. Res. 44,
     2019 (duality); A. Sinha, H. Namkoong, J. Duchi, ICLR 2018.
@@ -151,6 +158,11 @@ def risk_curve(
     if not prices:
         raise InputError("no prices: give gammas such as [10, 3, 1]")
     template = LagrangianAdversary(prices[0]) if adversary is None else adversary
+    for start in starts:
+        if start.shape != x.shape:
+            raise ShapeError(
+                f"a start has shape {tuple(start.shape)}, but x has {tuple(x.shape)}: one point per sample is needed"
+            )
     found = []
     for g in prices:
         c = certificate(
@@ -159,13 +171,37 @@ def risk_curve(
         )  # fmt: skip
         found.append(c if keep else replace(c, x=None))
     found.sort(key=lambda c: -c.gamma)
-    return _curve(tuple(found))
+    more = []
+    for rows in torch.arange(len(x), device=x.device).split(batch_size) if starts else ():
+        mine, parts = [replace(template, gamma=g)[rows] for g in prices], [start[rows] for start in starts]
+        own = (Key.of(template.seed, len(x)) if key is None else key)[rows]
+        more.append(_elsewhere(model, x[rows], y[rows], mine, parts, own))
+    return _curve(tuple(found), [torch.cat(part, 1) for part in zip(*more)])
 
 
-def _curve(found: tuple[Certificate, ...]) -> RiskCurve:
+def _elsewhere(
+    model: Model, x: Tensor, y: Tensor, adversaries: list[LagrangianAdversary], starts: list[Tensor], key: Key
+) -> tuple[Tensor, Tensor]:
+    """Losses and costs, (points, rows), of the starts inside the domain and of where every adversary ascends to from them."""
+    first, values = adversaries[0], []
+    with guard(model, seed=hash((key.seed, key.stream, int(key.index[0]))) % 2**63, mode=first.mode):
+        x, y = x.detach().clone(), y.detach().clone()
+        energy = Loss(model, y, first.loss, None, first.adapter)
+        for start in starts:
+            at = first.domain(x).project(start.detach().to(x))
+            for end in (at, *(a.follow(energy, x, key, at).x for a in adversaries)):
+                loss = -energy.evaluate(end, grad=False).value.double()
+                values.append((loss, first.norm(end.double() - x.double()).square()))
+    losses, costs = zip(*values)
+    return torch.stack(losses), torch.stack(costs)
+
+
+def _curve(found: tuple[Certificate, ...], elsewhere: Sequence[Tensor] = ()) -> RiskCurve:
     clean = found[0].clean
     losses = torch.stack([clean, *(c.losses for c in found)]).cpu()
     costs = torch.stack([torch.zeros_like(clean), *(c.costs for c in found)]).cpu()
+    if elsewhere:
+        losses, costs = (torch.cat([whole, part.cpu()]) for whole, part in zip((losses, costs), elsewhere))
     gamma = torch.tensor([c.gamma for c in found], dtype=torch.float64)
     rows, top = torch.arange(len(clean)), max(c.largest for c in found)
     choice, phi, margin, beaten = [], [], [], []

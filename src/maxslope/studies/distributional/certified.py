@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,11 +11,9 @@ from torch import Tensor, nn
 
 from maxslope.attacks import Attack
 from maxslope.attacks.distributional import Distributional
-from maxslope.attacks.lagrangian import LagrangianAdversary, RiskCurve, risk_curve
-from maxslope.energies import Loss
+from maxslope.attacks.lagrangian import LagrangianAdversary, risk_curve
 from maxslope.losses import cross_entropy, squared_error
 from maxslope.norms import L2
-from maxslope.rows import Key
 from maxslope.schemes import Best, Explicit
 from maxslope.transport import Transport
 
@@ -49,7 +46,7 @@ def compute(scene: Scene, gammas: Sequence[float], steps: int, side: int = 0) ->
     adversary = LagrangianAdversary(1.0, loss=loss, bounds=scene.bounds, steps=steps)
     curve = risk_curve(net, x, scene.y, gammas, adversary)
     found = [_spent(scene, net, x, r, loss, steps) for r in scene.radii]
-    again = _looked(curve, adversary, Loss(net, scene.y, loss), x, [at for at, _ in found[::2]])
+    again = risk_curve(net, x, scene.y, gammas, adversary, starts=[at for at, _ in found[::2]])
     rho = torch.linspace(0, scene.radii[-1] ** 2, LINES + 1, dtype=torch.float64)
     there = torch.tensor(scene.radii, dtype=torch.float64) ** 2
     out = {
@@ -95,33 +92,6 @@ def _spent(
         risk = float(-found.energy.mean())
         best, value = (found.x, risk) if risk > value else (best, value)
     return best, value
-
-
-def _looked(
-    curve: RiskCurve, adversary: LagrangianAdversary, energy: Any, x: Tensor, starts: Sequence[Tensor]
-) -> RiskCurve:
-    """The curve with what is found by ascending from other starts too, at every price; all points are shared."""
-    losses, costs = [curve.losses], [curve.costs]
-    for start in starts:
-        ends = [start]
-        for gamma in curve.gamma.tolist():
-            ends.append(replace(adversary, gamma=gamma).follow(energy, x, Key.of(0, len(x)), start).x)
-        for at in ends:
-            losses.append(-energy.evaluate(at, grad=False).value.double()[None])
-            costs.append(adversary.norm(at - x).square()[None])
-    value, cost = torch.cat(losses), torch.cat(costs)
-    rows = torch.arange(len(x))
-    best = [(value - gamma * cost).max(0) for gamma in curve.gamma.tolist()]
-    chosen = torch.stack([b.indices for b in best])
-    return replace(
-        curve,
-        rho=torch.stack([cost[at, rows].mean() for at in chosen]),
-        risk=torch.stack([value[at, rows].mean() for at in chosen]),
-        phi=torch.stack([b.values.mean() for b in best]),
-        losses=value,
-        costs=cost,
-        choice=chosen,
-    )
 
 
 def lattice(net: nn.Module, x: Tensor, y: Tensor, side: int, gammas: Tensor) -> tuple[Tensor, Tensor]:
