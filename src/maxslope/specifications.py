@@ -21,7 +21,7 @@ from .piecewise import Goal
 from .victims import Model, scores_of
 
 # A property of ImageNet has 3.2 million words. Forms, levels, constraints written out, and numbers for these.
-_WORDS, _FORMS, _DEPTH, _PARTS, _NUMBERS = 4_000_000, 1_000_000, 100, 1_000_000, 5_000_000
+_WORDS, _FORMS, _DEPTH, _PARTS, _NUMBERS = 3_000_000, 1_000_000, 100, 1_000_000, 5_000_000
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 Linear = dict[str, float]
 _DECLARING = (["declare-const"], ["declare-fun"])
