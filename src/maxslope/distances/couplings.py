@@ -195,7 +195,7 @@ def _transported(table: Table, p: float, wa: np.ndarray, wb: np.ndarray) -> _Pla
             f"repeat atoms until both have as many, or take a finite p"
         )
     try:
-        from ot.lp import emd
+        from ot.lp import emd  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingExtraError(
             "weights and clouds of different size need POT: pip install 'maxslope[transport]'"
