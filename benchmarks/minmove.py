@@ -141,7 +141,7 @@ def reached(net: nn.Module, states: int, minimizers: dict[str, Minimizer]) -> li
     """Lines of the table: from every state of an exact trajectory, our energy minus the peer's."""
     flow, x0 = problem(net, states, seed=1)
     path = ms.solve(
-        flow, ms.MinimizingMovement(Grid(33, zooms=2)), x0, tau=TAU, steps=STEPS, save=ms.SaveAt(path=True)
+        flow, ms.MinimizingMovement(Grid()), x0, tau=TAU, steps=STEPS, save=ms.SaveAt(path=True)
     ).path
     theirs = torch.zeros(STEPS, states)
     for i in range(states):
@@ -149,7 +149,7 @@ def reached(net: nn.Module, states: int, minimizers: dict[str, Minimizer]) -> li
         for k in range(STEPS):
             theirs[k, i] = flow.energy[torch.tensor([i])](peer.step(path[k][i])[None]).detach()
     lines = []
-    for name, minimizer in {**minimizers, "Grid(33, zooms=2)": Grid(33, zooms=2)}.items():
+    for name, minimizer in {**minimizers, "Grid()": Grid()}.items():
         own = torch.zeros(STEPS, states)
         for k in range(STEPS):
             x = path[k]

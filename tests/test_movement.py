@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from maxslope.domains import Ball, Box
 from maxslope.energies import Point
 from maxslope.errors import NoGradientError, UnsupportedError
 from maxslope.flows import Flow, solve
-from maxslope.minimizers import Consensus, Descent, Found, Grid, Sampling
+from maxslope.minimizers import Consensus, Descent, Found, Grid, Minimizer, Sampling
 from maxslope.models import digits_mlp
 from maxslope.norms import L1, L2, Linf
 from maxslope.rows import Key, column
@@ -229,3 +230,63 @@ def test_energies_without_gradients_need_a_minimizer_without():
         solve(flow, MinimizingMovement(), x, tau=0.2, steps=5)
     with pytest.raises(NoGradientError):
         solve(Flow(flow.energy, p=2), MinimizingMovement(Grid()), x, tau=0.2, steps=5)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A minimizer that notes how many rows it was given, and may hide that it draws no random numbers."""
+
+    inner: Minimizer
+    rows: list
+    hidden: bool = False
+
+    def __call__(self, energy, domain, x, **given):
+        self.rows.append(len(x))
+        return self.inner(energy, domain, x, **given)
+
+    def __getattr__(self, name):
+        if name == "draws" and self.hidden:
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("inner", [Descent(), Descent(search=1), Grid(points=9), Descent(starts=1, search=0)])
+@pytest.mark.parametrize("p", [math.inf, 3.0])
+@pytest.mark.parametrize("horizon", [None, "rows"])
+def test_a_row_that_rests_is_not_solved_again_and_nothing_else_changes(inner, p, horizon):
+    n = 12
+    x = Key.of(3, n).uniform((2,)) * 2 - 1
+    flow = Flow(Hills(n), Linf(), Ball(x, 0.3), p=p)
+    end = None if horizon is None else torch.linspace(0.15, 0.75, n, dtype=torch.float64)
+    save, kept = SaveAt(path=True, scalars=True), []
+    for hidden in (False, True):
+        watched = Watched(inner, [], hidden)
+        given = {"tau": 0.1, "steps": 8, "save": save, "horizon": end}
+        kept.append((solve(flow, MinimizingMovement(watched), x, **given), watched.rows))
+    (rested, fewer), (whole, all_rows) = kept
+    assert torch.equal(rested.path, whole.path)
+    for name in ("energies", "slopes", "lengths", "dissipation", "gaps"):
+        assert torch.allclose(getattr(rested, name), getattr(whole, name), atol=1e-12, equal_nan=True), name
+    assert sum(fewer) < sum(all_rows)
+    assert bool((rested.forwards <= whole.forwards).all())
+    assert int(rested.forwards.sum()) < int(whole.forwards.sum())
+
+
+def test_a_row_that_rests_moves_again_with_another_step_or_another_draw():
+    """A barrier that steps of .1 do not see across, but the step of .3 does; and tries with other random numbers."""
+    x = torch.zeros(1, 1, dtype=torch.float64)
+    flow = Flow(lambda v: torch.where(v[:, 0] > 0.2, -1.0, v[:, 0].abs()), domain=Box(-1, 1))
+    scheme = MinimizingMovement(Grid(points=9))
+    state, key = scheme.init(flow, x), Key.of(0, 1)
+    for k, (tau, moves) in enumerate([(0.1, False), (0.1, False), (0.3, True)]):
+        new, state, _ = scheme.step(flow, x, tau, state, key=key, k=k)
+        assert bool((new != x).all()) == moves
+    many = torch.zeros(200, 2, dtype=torch.float64)
+    steep = Flow(
+        lambda v: torch.where((v > 0.07).all(1), -1.0, 0.0) + v.sum(1) * 1e-9 + 1e-6 * v.abs().sum(1)
+    )
+    found = solve(
+        steep, MinimizingMovement(Sampling(points=3)), many, tau=0.1, steps=40, save=SaveAt(path=True)
+    )
+    late = (found.path[21:] != found.path[20]).any(0).any(1) & (found.path[20] == found.path[19]).all(1)
+    assert int(late.sum()) > 5

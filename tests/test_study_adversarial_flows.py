@@ -22,6 +22,7 @@ from maxslope import cli
 from maxslope.data import load_data
 from maxslope.errors import InputError, NonFiniteError, ShapeError
 from maxslope.models import nets
+from maxslope.rows import Key
 from maxslope.studies import moons, pages
 from maxslope.studies.adversarial_flows import convergence, geometry, runs, study
 from maxslope.studies.store import Store, digest
@@ -390,10 +391,24 @@ def test_numbers_of_known_parts():
     a, _, b, _ = made
     assert (a.mean, a.median, a.largest, b.mean, b.falls_by) == (2.0, 2.0, 3.0, 0.5, 4.0)
     assert math.isnan(a.falls_by)
+    assert math.isnan(a.falls_error)
+    assert (a.mean_error, b.mean_error, b.falls_error) == pytest.approx((1.0, 0.25, 0.0))
     assert (a.own_gap, a.inner_error, a.passes) == pytest.approx((0.1, 0.1, 15.0))
     assert a.inner_error_95 == pytest.approx(0.19)
     assert (a.far, b.far, a.far_share, b.far_share) == (2, 2, 1.0, 1.0)
     assert convergence.as_json(made)[0]["falls_by"] is None
+
+
+def test_errors_of_means_and_of_their_quotients_are_those_of_resampled_starts():
+    key = Key.of(3, 400)
+    before = key.uniform((1,))[:, 0] ** 4
+    after = before * (0.2 + 0.6 * key.fold(1).uniform((1,))[:, 0])
+    mean, (quotient, error) = convergence._error(after), convergence._falls(before, after)
+    rows = (400 * Key.of(4, 2000).uniform((400,))).long()
+    again = before[rows].mean(1) / after[rows].mean(1)
+    assert quotient == pytest.approx(float(before.mean() / after.mean()))
+    assert error == pytest.approx(float(again.std()), rel=0.1)
+    assert mean == pytest.approx(float(after[rows].mean(1).std()), rel=0.1)
 
 
 # --- nets and data from files ------------------------------------------------------------------------------------

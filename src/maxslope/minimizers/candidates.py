@@ -124,6 +124,21 @@ def part_of(point: Point, rows: Tensor) -> Point:
     return Point(point.value[rows], grad, lambda: _rows(point.hit, rows))
 
 
+def put(whole: Found, rows: Tensor, part: Found) -> Found:
+    """What was found, with some of the rows from another find."""
+
+    def hit() -> Any:
+        of, some = whole.point.hit, part.point.hit
+        return None if of is None or some is None else of.index_copy(0, rows, some)
+
+    grad = whole.point.grad
+    if grad is not None:
+        grad = None if part.point.grad is None else grad.index_copy(0, rows, part.point.grad)
+    value = whole.point.value.index_copy(0, rows, part.point.value)
+    x, gap = whole.x.index_copy(0, rows, part.x), whole.gap.index_copy(0, rows, part.gap.to(whole.gap))
+    return Found(x, Point(value, grad, hit), gap)
+
+
 def check_count(who: Any, name: str, least: int) -> None:
     """Raise InputError unless the field is an integer >= least."""
     value = getattr(who, name)

@@ -24,15 +24,16 @@ class Grid:
     """The best point of a lattice over the region, refined `zooms` times around the best point; events of up to 3 numbers.
 
     The lattice has `points` values in each of the d directions and reaches from end to end of the region's bounding box;
-    its points are projected onto the region. Each zoom puts the same lattice over the cells next to the best point so far.
-    A row costs (1 + zooms) points^d evaluations without gradient.
+    its points are projected onto the region. Each zoom puts the same lattice over the cells around the best point so far: two on
+    each side, so that it can move on along a narrow valley, and one with fewer than 17 points. A row costs (1 + zooms) points^d
+    evaluations without gradient.
 
     The gap is a quarter of the sum over the directions of the second differences of the energy at the best point of the
     last lattice (none where the point is at an end): what a valley or a kink between the points could hide.
 
     Args:
         points: values in each direction, >= 3.
-        zooms: >= 0; each divides the spacing by (points - 1) / 2.
+        zooms: >= 0; each divides the spacing by (points - 1) / 4, with fewer than 17 points by (points - 1) / 2.
 
     Raises:
         InputError: an option is out of range.
@@ -50,13 +51,16 @@ class Grid:
     """
 
     points: int = 33
-    zooms: int = 1
+    zooms: int = 2
 
     needs_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_count(self, "points", 3)
         check_count(self, "zooms", 0)
+
+    def draws(self, d: int) -> bool:
+        return False
 
     def __call__(
         self,
@@ -103,8 +107,8 @@ class Grid:
             better = least < lowest
             lowest, last = torch.where(better, least, lowest), torch.where(better, k * m + at, last)
             found = torch.where(better[:, None], pick(candidates.reshape(n, m, d), at), found)
-            cell = (high - low) / (self.points - 1)
-            low, high = torch.maximum(found - cell, lower), torch.minimum(found + cell, upper)
+            around = (2 if self.points >= 17 else 1) * (high - low) / (self.points - 1)
+            low, high = torch.maximum(found - around, lower), torch.minimum(found + around, upper)
         gap = self._hidden(value, at, d)
         point = Point(lowest, None, lambda: goal(hits, last, n, m))
         return best_of(x, here, found.reshape(x.shape), point, gap)

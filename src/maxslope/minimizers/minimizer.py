@@ -33,7 +33,8 @@ class Minimizer(Protocol):
 
     What is found is strictly better than x, or x itself, so a flat energy stays. Values that are not finite never win,
     rows never mix, and a row's result depends on its own entry of the key only. A minimizer with `needs_gradient = False`
-    is also given energies that have no gradient; `here.grad` is None then.
+    is also given energies that have no gradient; `here.grad` is None then. One with `draws(d) -> bool` says whether it draws
+    random numbers for events of d numbers; where it does not, the same problem is not given to it twice.
     """
 
     def __call__(

@@ -1,111 +1,173 @@
-"""A search in few dimensions: points in every orthant, then closer ones around the best, then along valleys and kinks."""
+"""A search in few dimensions: points all over the region, many of them on its edges, then along valleys and kinks."""
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..domains import Domain
 from ..energies import Energy, Point
-from ..rows import Key, flat, inner
+from ..rows import flat
 from .candidates import finite
+from .grid import extent
 
 DIMENSIONS = 3  # up to here a few dozen points cover a region
-POINTS = 10  # in each orthant
-REACH = 1.4  # radii of the cube they cover: after projection many lie on edges
-CLOSE = 5  # points around each of the best
-FIRST, SHRINK = 0.3, 0.4  # radii of the cube these lie in, and its ratio from one time to the next
-ALONG, SLOWER = 6, 0.55  # points along a valley, the first two radii away, and the ratio of their distances
-ASIDE = 0.05  # how far beside it others lie, in proportion
+MESH = (0.0, 1 / 3, 2 / 3, 1.0)  # shares of the region
+EDGE = (0.06, 0.16, 0.25, 0.42, 0.5, 0.58, 0.75, 0.84, 0.94)  # more of them, on its edges
+# A corner is the minimum where the values rise from it by so much of their range per side, and are so much higher elsewhere.
+STEEP, CLEAR = 0.3, 0.1
+# A second start is so far away, in shares of the region, and so nearly as good, in shares of the range.
+APART, NEARLY = 0.3, 0.3
+# Radii: how far a round looks across a valley, its ratio to that of the round before; along the valley; beside it, in proportion.
+SIZE, SHRINK = 0.08, 0.15
+ALONG, ASIDE = (2.0, 1.0, 0.4, 0.16, 0.06), 0.1
 PART = 1 << 14  # candidates evaluated at once: their activations in a small net stay in the cache
 
 
 def cost(d: int, rounds: int) -> tuple[int, int]:
-    """Evaluations of a row without and with gradient.
+    """The most evaluations of a row, without and with gradient; the least are `cost(d, 0)`.
 
-    >>> cost(2, rounds=2)
-    (116, 2)
+    >>> cost(2, rounds=2), cost(2, rounds=0)
+    ((148, 8), (52, 0))
     """
-    return 2**d * POINTS + CLOSE * (2**d + 2 ** (d - 1)) + rounds * (3 * ALONG + CLOSE), 2 * -(-rounds // 2)
+    return len(lattice(d)) + 2 * rounds * (3 * len(ALONG) + 2 * d + 5), 4 * rounds
 
 
-def probe(
-    energy: Energy, domain: Domain, x: Tensor, radius: Tensor, key: Key, here: Point, rounds: int
-) -> tuple[Tensor, Tensor]:
-    """The best point found, (rows, *event), and what the last round gained, (rows,).
+class Probed(NamedTuple):
+    """The best points (rows, d), and what the last round gained there, (rows,)."""
 
-    In each orthant around x there are the corner of the cube of this radius and points of a quasi-random sequence, which begins
-    elsewhere for each seed and step, projected onto the domain. Points close to the best of each orthant, and closer ones to
-    the better half of these, leave one. Then the gradients on the two sides of a valley (or kink) make a direction along it,
-    their shortest convex combination, for two rounds; in each, points far and near in that direction, beside it, and close to the
-    best so far are tried.
+    x: Tensor
+    gain: Tensor
+
+
+def probe(energy: Energy, domain: Domain, x: Tensor, radius: Tensor, here: Point, rounds: int) -> Probed:
+    """The best point found, without random numbers.
+
+    The points of a lattice over the region's bounding box come first. Where the best is a corner of a box, clearly lower than
+    what is beside it and than what is elsewhere, it is taken. Elsewhere rounds begin at the best point and, where another one far
+    from it is nearly as good, there, too. A round takes the gradients g at z and h across the valley (or kink) that z lies
+    in. These give the place where the tangents meet, the minimum if the energy is a quadratic, and a direction along the
+    valley, the shortest convex combination of g and h; the best of points along it, beside it and near z goes on.
 
     Args:
         radius: (rows, 1), in the dtype of x.
     """
     d = flat(x).shape[1]
     places, pattern = Places(energy, domain, x), Pattern.of(d, x.dtype, x.device)
-    start = (((key.seed & 0xFFFFFFFF) + key.stream) * 0x9E3779B1 % 2**32) / 2**32
-    inside = pattern.sides * (REACH * torch.frac(start + pattern.sequence[1:]))
-    v, value = places.best(flat(x) + radius * torch.cat([pattern.sides, inside], 1))
-    size = FIRST * radius
-    for k in range(2):
-        if k:
-            value, at = value.topk(len(v) // 2, 0, largest=False)
-            v = v.gather(0, at[..., None].expand(-1, -1, d))
-        new, low = places.best(v[:, None] + size * pattern.close[k])
-        better = low < value
-        v, value, size = (
-            torch.where(better[..., None], new, v),
-            torch.where(better, low, value),
-            SHRINK * size,
+    v = torch.lerp(places.lower, places.upper, pattern.shares)
+    v = places.project(v) if domain.balls else v
+    value = places.values(v)
+    best, at = value.min(0)
+    other, second = torch.where(pattern.apart[:, at], value, math.inf).min(0)
+    span, start = value.amax(0) - best, here.value < best
+    z = torch.where(start[:, None], flat(x), v[at, places.rows])
+    gain = torch.zeros_like(best)
+    doubt = torch.ones_like(start)
+    if not domain.balls:
+        beside = (value[pattern.beside[:, at], places.rows] - best).amin(0)
+        clear = (
+            (beside >= STEEP * EDGE[0] * span)
+            & (other - best >= CLEAR * span)
+            & (here.value - best >= -1e-3 * span)
         )
-    v, value = torch.cat([flat(x)[None], v]), torch.cat([here.value[None], value])
-    value, at = finite(value).min(0)
-    z = gain = v[at, places.rows]
+        doubt = ~(pattern.corner[at] & clear & (span > 0))
+    rows = doubt.nonzero().flatten()
+    if not len(rows) or not rounds:
+        return Probed(z, gain)
+    two = rows[(other - best <= NEARLY * span)[rows]]
+    both, n = torch.cat([rows, two]), len(rows)
+    some = Places(energy[both], domain[both], x[both])
+    starts = torch.cat([z[rows], v[second[two], two]])
+    found, low, gained = _follow(some, pattern, starts, radius[both], rounds)
+    z, best, gain = (
+        whole.index_copy(0, rows, part[:n]) for whole, part in ((z, found), (best, low), (gain, gained))
+    )
+    if len(two):
+        better = low[n:] < best[two]
+        z = z.index_copy(0, two, torch.where(better[:, None], found[n:], z[two]))
+        gain = gain.index_copy(0, two, torch.where(better, gained[n:], gain[two]))
+    return Probed(z, gain)
+
+
+def _follow(
+    places: Places, pattern: Pattern, z: Tensor, radius: Tensor, rounds: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rounds from z: the best point (rows, d), its value, and what the last round gained."""
+    tiny = torch.finfo(z.dtype).tiny
+    value = before = z[:, 0]
     for k in range(rounds):
-        before = value
-        if k % 2 == 0:
-            _, g = places.point(z)
-            across = places.project(z - 1.5 * size * unit(g))
-            low, h = places.point(across)
-            better = low < value
-            z, value = torch.where(better[:, None], across, z), torch.where(better, low, value)
-            w = h - g
-            weight = (-inner(g, w) / inner(w, w)).clamp(0, 1).nan_to_num(0.0)
-            valley, side = unit(g + weight[:, None] * w), unit(w)
-        far = -2 * radius * pattern.shares  # (along, 1, rows, 1)
-        aside = pattern.aside * (size + ASIDE * far)
-        fan = far * valley + aside * side
-        new, low = places.best((z + torch.cat([fan.flatten(0, 1), size * pattern.close[k % 2][0]]))[None])
-        better = low[0] < value
-        z, value = torch.where(better[:, None], new[0], z), torch.where(better, low[0], value)
-        size, gain = SHRINK * size, before - value
-    return z.reshape(x.shape), gain
+        size = SIZE * SHRINK**k
+        before, g = places.point(z)
+        free = unit(z - places.project(z - size * radius * unit(g)))
+        across = places.project(z - 1.5 * size * radius * free)
+        f, h = places.point(across)
+        s, w = across - z, h - g
+        gs, hs, gw, ww, ss = (torch.stack([g, h, g, w, s]) * torch.stack([s, s, w, w, s])).sum(-1)
+        meet = ((f - before - hs) / (gs - hs)).nan_to_num(0.0).clamp(0, 1)
+        length = (ss / (hs - gs).clamp_min(tiny)).nan_to_num(0.0).clamp_max(1 / tiny**0.25)
+        kink = torch.addcmul(z, meet[:, None], s)
+        valley = torch.addcmul(g, (-gw / ww.clamp_min(tiny)).clamp(0, 1)[:, None], w)
+        basis = torch.stack([valley, w])
+        basis = basis / basis.abs().amax(2, keepdim=True).clamp_min(tiny) * radius
+        fan = torch.addmm(kink.reshape(1, -1), pattern.fan(k), basis.flatten(1)).reshape(-1, *z.shape)
+        ends = [z, across, kink, z - length[:, None] * g, *places.exit(kink, -valley)]
+        v = places.project(torch.cat([torch.stack(ends), fan, z + size * radius * pattern.axes]))
+        value, at = places.values(v).min(0)
+        z = v[at, places.rows]
+    return z, value, (before - value).clamp_min(0)
+
+
+@lru_cache(maxsize=8)
+def lattice(d: int) -> list[tuple[float, ...]]:
+    """The points of the search, as shares of the region: a mesh, and more on the edges, where d - 1 numbers are 0 or 1.
+
+    >>> len(lattice(1)), len(lattice(2)), len(lattice(3))
+    (13, 52, 172)
+    """
+    edges = [
+        (*ends[:k], share, *ends[k:])
+        for ends in product((0.0, 1.0), repeat=d - 1)
+        for k in range(d)
+        for share in EDGE
+    ]
+    return [*product(MESH, repeat=d), *edges]
 
 
 class Pattern:
-    """The points of the search in units of its sizes, as they broadcast against (groups, points, rows, d)."""
+    """What the search looks at, in d dimensions.
+
+    Attributes:
+        shares: (m, 1, d), the lattice.
+        corner: (m,), which points are corners; beside: (d, m), the nearest one along each axis; apart: (m, m), far away.
+        axes: (2 d, 1, d), steps of one radius.
+    """
 
     def __init__(self, d: int, dtype: torch.dtype, device: torch.device) -> None:
-        ratio = 2.0  # g^(d+1) = g + 1: multiples of (1/g, 1/g^2, ...) modulo 1 fill the cube evenly
-        for _ in range(30):
-            ratio = (1 + ratio) ** (1 / (d + 1))
-        powers = torch.tensor([ratio ** -(k + 1) for k in range(d)], dtype=torch.float64)
-        steps = torch.arange(POINTS + 2 * CLOSE, dtype=torch.float64)[:, None, None] * powers
-        signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64)] * d)
+        share = torch.tensor(lattice(d), dtype=torch.float64)
+        gaps = (share[:, None] - share).abs()
+        self.dtype, self.device = dtype, device
+        self.shares = share[:, None].to(device, dtype)
+        self.corner = ((share == 0) | (share == 1)).all(1).to(device)
+        self.apart = (gaps > APART).any(2).to(device)
+        along = [(gaps[..., k] > 0) & (gaps.sum(2) == gaps[..., k]) for k in range(d)]
+        self.beside = torch.stack(
+            [gaps.sum(2).where(on, torch.tensor(9.0, dtype=share.dtype)).argmin(1) for on in along]
+        ).to(device)
+        self.axes = torch.cat([torch.eye(d), -torch.eye(d)])[:, None].to(device, dtype)
+        self.fans: dict[int, Tensor] = {}
 
-        def made(t: Tensor) -> Tensor:
-            return t.to(device, dtype)
-
-        self.sequence = made(steps[:POINTS])
-        self.sides = made(signs.reshape(-1, 1, 1, d))
-        self.close = [made(2 * torch.frac(t) - 1)[None] for t in steps[POINTS:].split(CLOSE)]
-        self.shares = made(SLOWER ** torch.arange(ALONG, dtype=torch.float64)).reshape(-1, 1, 1, 1)
-        self.aside = made(torch.tensor([-1.0, 0.0, 1.0])).reshape(1, -1, 1, 1)
+    def fan(self, k: int) -> Tensor:
+        """How far candidates of round k lie along the valley and beside it, in radii, (15, 2)."""
+        if k not in self.fans:
+            beside = 0.3 * SIZE * SHRINK**k
+            points = [(-a, side * (beside + ASIDE * a)) for a in ALONG for side in (-1, 0, 1)]
+            self.fans[k] = torch.tensor(points, dtype=self.dtype, device=self.device)
+        return self.fans[k]
 
     @staticmethod
     @lru_cache(maxsize=64)
@@ -114,29 +176,24 @@ class Pattern:
 
 
 class Places:
-    """Where the candidates of rows may be, and what they are worth: tensors (..., rows, d)."""
+    """Where the candidates of rows may be, and what they are worth: tensors (..., rows, d).
+
+    Attributes:
+        lower, upper: (rows, d), a box around the region; the region itself where that has no balls.
+    """
 
     def __init__(self, energy: Energy, domain: Domain, x: Tensor) -> None:
         self.energy, self.domain, self.x = energy, domain, x
         self.rows = torch.arange(len(x), device=x.device)
         self.many: dict[int, Energy] = {}
-        self.box = [None if b is None else flat(b.expand_as(x)) for b in domain.bounds(x)]
-
-    def best(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """The best of each group of candidates (groups, points, rows, d): where, (groups, rows, d), and values."""
-        groups, points, _, d = v.shape
-        v = self.project(v)
-        low, at = self.values(v.flatten(0, 1)).unflatten(0, (groups, points)).min(1)
-        return v.gather(1, at[:, None, :, None].expand(-1, 1, -1, d))[:, 0], low
+        self.lower, self.upper = extent(domain, x)
 
     def project(self, v: Tensor) -> Tensor:
         if self.domain.balls:
             m = math.prod(v.shape[:-2])
             many = v.reshape(m * len(self.x), *self.x.shape[1:])
             return self.domain[self.rows.repeat(m)].project(many).reshape(v.shape)
-        lower, upper = self.box
-        v = v if lower is None else torch.maximum(v, lower)
-        return v if upper is None else torch.minimum(v, upper)
+        return torch.clamp(v, self.lower, self.upper)
 
     def values(self, v: Tensor) -> Tensor:
         """The values of candidates (m, rows, d), evaluated in parts."""
@@ -149,6 +206,14 @@ class Places:
                 self.many[k].evaluate(part.reshape(k * len(self.x), *self.x.shape[1:]), grad=False).value
             )
         return finite(parts[0] if len(parts) == 1 else torch.cat(parts)).reshape(len(v), len(self.x))
+
+    def exit(self, z: Tensor, v: Tensor) -> list[Tensor]:
+        """Where a ray from z leaves the box, for a region that is one; walls that z is on already do not count."""
+        if self.domain.balls:
+            return []
+        room = (torch.where(v > 0, self.upper, self.lower) - z) / v
+        room = torch.where(room > 1e-6 * (self.upper - self.lower), room, math.inf).amin(1, keepdim=True)
+        return [z + room.nan_to_num(posinf=0.0) * v]
 
     def point(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Value and gradient at one point of each row, (rows, d)."""

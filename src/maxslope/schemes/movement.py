@@ -13,7 +13,8 @@ from ..energies import Point
 from ..errors import NoGradientError
 from ..flows import Flow
 from ..minimizers import Descent, Found, Minimizer
-from ..rows import Key, column
+from ..minimizers.candidates import part_of, put, rows_of
+from ..rows import Key, column, flat
 from .penalty import Penalized, reach
 
 _GROWTHS = 8  # times that the ball searched for a finite p is doubled while what was found lies at its edge
@@ -24,11 +25,19 @@ _AGAIN, _CLOSER = (
 
 
 class Here(NamedTuple):
-    """What is known at the current point, energy and gradient (None: not known), and the inner accuracies added up."""
+    """What is known at the current point.
+
+    value, grad: the energy and its gradient; None: not known.
+    gap: the inner accuracies added up, and last: that of the last step.
+    rests: the rows for which the last step, of size tau, found nothing better; None where another try might.
+    """
 
     value: Tensor | None
     grad: Tensor | None
     gap: Tensor
+    last: Tensor
+    rests: Tensor | None = None
+    tau: float | Tensor = 0.0
 
 
 @dataclass(frozen=True)
@@ -36,8 +45,9 @@ class MinimizingMovement:
     """x_{k+1} in argmin { E(v) : |v - x_k| <= tau, v in the domain }; p < inf: argmin E(v) + |v - x_k|^p / (p tau^(p-1)).
 
     The energy itself is minimized in the trust region, not a linear model of it, so it never increases, whatever tau.
-    Among equal energies the row stays where it is. How well the inner problem was solved is part of the result:
-    `Solution.gaps` adds up what the minimizer reports of its accuracy (`SaveAt(scalars=True)`).
+    Among equal energies the row stays where it is, and with a minimizer that draws no random numbers it rests from then on: the
+    same problem is not solved again. How well the inner problem was solved is part of the result: `Solution.gaps` adds up what
+    the minimizer reports of its accuracy (`SaveAt(scalars=True)`).
 
     Args:
         minimizer: the inner solver; `Descent()` by default, `Grid()` as a reference in two dimensions.
@@ -47,7 +57,7 @@ class MinimizingMovement:
 
     >>> from maxslope.flows import solve
     >>> flow = Flow(lambda x: (x**2).sum(1) / 2)
-    >>> solve(flow, MinimizingMovement(), torch.tensor([[1.0, -0.1]]), tau=0.3, steps=2).x
+    >>> solve(flow, MinimizingMovement(), torch.tensor([[1.0, -0.1]]), tau=0.3, steps=2).x.round(decimals=4)
     tensor([[0.4000, 0.0000]])
     """
 
@@ -55,7 +65,8 @@ class MinimizingMovement:
     random = True  # the starts of a minimizer are drawn
 
     def init(self, flow: Flow, x: Tensor) -> Here:
-        return Here(None, None, torch.zeros(len(x), dtype=torch.float64, device=x.device))
+        none = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        return Here(None, None, none, none)
 
     def step(
         self, flow: Flow, x: Tensor, tau: float | Tensor, state: Here, *, key: Key, k: int
@@ -64,16 +75,30 @@ class MinimizingMovement:
             here = self._look(flow, x)
         else:  # whether the goal is reached is asked of the energy only where somebody wants to know
             here = Point(state.value, state.grad, lambda: flow.energy.evaluate(x, grad=False).hit)  # type: ignore[arg-type, return-value]
-        found = (_move if flow.p == math.inf else _move_finite)(
-            self.minimizer, flow, x, tau, here, key.fold(k)
-        )
+        rows = _open(state, tau)
+        if rows is None:
+            found = self._find(flow, x, tau, here, key.fold(k))
+        elif len(rows):
+            part = self._find(flow[rows], x[rows], rows_of(tau, rows), part_of(here, rows), key[rows].fold(k))
+            found = put(Found(x, here, state.last), rows, part)
+        else:
+            found = Found(x, here, state.last)
         lower = found.point.value < here.value
         new = torch.where(column(lower, x), found.x, x)
         value = torch.where(lower, found.point.value, here.value)
         grad = found.point.grad
         if grad is not None and here.grad is not None:
             grad = torch.where(column(lower, x), grad, here.grad)
-        return new, Here(value, grad, state.gap + found.gap.double()), here
+        gap = found.gap.double()
+        return new, Here(value, grad, state.gap + gap, gap, None if self._draws(x) else ~lower, tau), here
+
+    def _find(self, flow: Flow, x: Tensor, tau: float | Tensor, here: Point, key: Key) -> Found:
+        return (_move if flow.p == math.inf else _move_finite)(self.minimizer, flow, x, tau, here, key)
+
+    def _draws(self, x: Tensor) -> bool:
+        """Whether the minimizer draws random numbers for such rows, so that another try may find something else."""
+        draws = getattr(self.minimizer, "draws", None)
+        return draws is None or draws(flat(x).shape[1])
 
     def _look(self, flow: Flow, x: Tensor) -> Point:
         """What is known at x; without a gradient where there is none and the minimizer does not need it."""
@@ -86,6 +111,15 @@ class MinimizingMovement:
 
     def gap(self, state: Here) -> Tensor:
         return state.gap
+
+
+def _open(state: Here, tau: float | Tensor) -> Tensor | None:
+    """The rows that do not rest; None for all of them."""
+    same = tau == state.tau
+    if state.rests is None or same is False:
+        return None
+    rows = (~(state.rests & same)).nonzero().flatten()
+    return None if len(rows) == len(state.rests) else rows
 
 
 def _move(minimizer: Minimizer, flow: Flow, x: Tensor, tau: float | Tensor, here: Point, key: Key) -> Found:

@@ -45,7 +45,9 @@ class Number:
 
     Args:
         far, far_share: how many starts differ by more than eps, and their share of the mean.
-        falls_by: the mean at 2 tau over the mean at tau; NaN at the largest tau.
+        mean_error: the standard error of the mean over the starts.
+        falls_by, falls_error: the mean at 2 tau over the mean at tau, and its standard error (the starts are the same); NaN at
+            the largest tau.
         own_gap: the solver's own estimate of its errors, added up, over the fall of the energy (sums over the starts).
         inner_error: the errors of single steps against a finer grid, over the fall that was possible (sums over states).
         inner_error_95: 95 % of single steps had a smaller relative error.
@@ -61,6 +63,7 @@ class Number:
     steps: int
     starts: int
     mean: float
+    mean_error: float
     median: float
     q25: float
     q75: float
@@ -69,6 +72,7 @@ class Number:
     far: int
     far_share: float
     falls_by: float
+    falls_error: float
     own_gap: float
     inner_error: float
     inner_error_95: float
@@ -78,7 +82,7 @@ class Number:
 
 def numbers(parts: Mapping[tuple[str, str, int], Mapping[str, Tensor]]) -> list[Number]:
     """All numbers from the parts by (net, minimizer, i)."""
-    made, means = [], {}
+    made = []
     for (net, minimizer, i), part in parts.items():
         moving = part["falls"] > 0
         each = torch.where(moving, part["errors"] / part["falls"].where(moving, torch.tensor(1.0)), 0.0)[
@@ -93,8 +97,8 @@ def numbers(parts: Mapping[tuple[str, str, int], Mapping[str, Tensor]]) -> list[
         known = REFERENCE.get(net, ()) if minimizer == "descent" else ()
         for metric in METRICS:
             d = part[metric]
-            mean = means[net, minimizer, metric, i] = float(d.mean())
-            before = means.get((net, minimizer, metric, i - 1), math.nan)
+            before = parts.get((net, minimizer, i - 1))
+            falls_by, falls_error = _falls(None if before is None else before[metric], d)
             made.append(
                 Number(
                     net=net,
@@ -104,7 +108,8 @@ def numbers(parts: Mapping[tuple[str, str, int], Mapping[str, Tensor]]) -> list[
                     tau=TAU / 2**i,
                     steps=round(HORIZON / TAU) * 2**i,
                     starts=len(d),
-                    mean=mean,
+                    mean=float(d.mean()),
+                    mean_error=_error(d),
                     median=float(d.quantile(0.5)),
                     q25=float(d.quantile(0.25)),
                     q75=float(d.quantile(0.75)),
@@ -112,12 +117,26 @@ def numbers(parts: Mapping[tuple[str, str, int], Mapping[str, Tensor]]) -> list[
                     largest=float(d.max()),
                     far=int((d > EPS).sum()),
                     far_share=_ratio(d.where(d > EPS, torch.zeros_like(d)), d),
-                    falls_by=before / mean if mean else math.nan,
+                    falls_by=falls_by,
+                    falls_error=falls_error,
                     reference=known[i] if metric == "sup" and i < len(known) else math.nan,
                     **accuracy,
                 )
             )
     return made
+
+
+def _error(d: Tensor) -> float:
+    """The standard error of a mean; NaN for one entry."""
+    return float(d.std() / len(d) ** 0.5) if len(d) > 1 else math.nan
+
+
+def _falls(before: Tensor | None, d: Tensor) -> tuple[float, float]:
+    """The quotient of the means of paired values, and its standard error, to first order."""
+    if before is None or not bool(d.mean() > 0):
+        return math.nan, math.nan
+    quotient = before.mean() / d.mean()
+    return float(quotient), _error((before - quotient * d) / d.mean())
 
 
 def _ratio(a: Tensor, b: Tensor) -> float:
@@ -153,6 +172,8 @@ def text(made: Sequence[Number]) -> str:
         for minimizer in dict.fromkeys(n.minimizer for n in some):
             mine = [n for n in some if n.minimizer == minimizer]
             out.append(_row(f"{minimizer}, mean", [_short(n.mean) for n in mine]))
+            out.append(_row(f"{minimizer}, error of mean", [_short(n.mean_error) for n in mine]))
+            out.append(_row(f"{minimizer}, falls by", [_quotient(n.falls_by) for n in mine]))
             out.append(_row(f"{minimizer}, median", [_short(n.median) for n in mine]))
             out.append(_row(f"{minimizer}, inner error", [percent(n.inner_error) for n in mine]))
         out.append("")
@@ -169,6 +190,10 @@ def _short(value: float) -> str:
     if abs(value) < ROUNDING:
         return "0"
     return f"{value:.4f}" if value >= 0.01 else f"{value:.2g}"
+
+
+def _quotient(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def percent(value: float) -> str:
@@ -188,7 +213,7 @@ def table(made: Sequence[Number], net: str, metric: str) -> Table:
     known = any(not math.isnan(n.reference) for n in mine)
     head = [
         "solver, tau",
-        "mean",
+        "mean (its error)",
         *(["authors' nets"] if known else []),
         "falls by",
         "median",
@@ -199,17 +224,19 @@ def table(made: Sequence[Number], net: str, metric: str) -> Table:
     head += ["over eps", "inner error", "95 % of steps", "own estimate", "passes"]
     rows = []
     for n in mine:
-        row = [f"{n.minimizer}, {n.tau:.5g}", _short(n.mean), *([_short(n.reference)] if known else [])]
-        row.append("-" if math.isnan(n.falls_by) else f"{n.falls_by:.2f}")
+        row = [f"{n.minimizer}, {n.tau:.5g}", f"{_short(n.mean)} ({_short(n.mean_error)})"]
+        row += [_short(n.reference)] if known else []
+        row.append("-" if math.isnan(n.falls_by) else f"{n.falls_by:.2f} ± {n.falls_error:.2f}")
         row += [_short(v) for v in (n.median, n.q25, n.q75, n.q95)]
         row.append(f"{n.far}")
         row += [percent(n.inner_error), percent(n.inner_error_95), percent(n.own_gap), f"{n.passes:,.0f}"]
         rows.append(row)
     caption = (
-        f"{net}, difference in {METRICS[metric]}, {mine[0].starts} starts. Falls by: the mean at 2 tau over the mean at tau. "
-        f"Over eps: starts with a difference above {EPS:g}. Inner error: energy lost in single steps against a finer grid, "
-        "relative to what the step could win. Own estimate: the solver's, added up over the path, relative to the fall of the "
-        "energy. Passes: evaluations of the net per start."
+        f"{net}, difference in {METRICS[metric]}, {mine[0].starts} starts. Falls by: the mean at 2 tau over the mean at tau, "
+        "with its standard error over the starts, which are the same at every tau. Over eps: starts with a difference above "
+        f"{EPS:g}. Inner error: energy lost in single steps against a finer grid, relative to what the step could win. Own "
+        "estimate: the solver's, added up over the path, relative to the fall of the energy. Passes: evaluations of the net per "
+        "start."
     )
     if known:
         caption += (
@@ -267,6 +294,15 @@ def _differences(ax: Any, some: Sequence[Number], floor: float) -> None:
     for name, line in _LINES.items():
         values = _shown([n.mean for n in some if n.minimizer == name], floor)
         ax.loglog(taus, values, **line, label=f"mean, {name}", zorder=3)
+    ax.errorbar(
+        taus,
+        [n.mean for n in mine],
+        [n.mean_error for n in mine],
+        fmt="none",
+        ecolor=INK,
+        elinewidth=1.0,
+        capsize=3,
+    )
     ax.set_ylim(floor, 2 * max([n.q95 for n in some] + [n.mean for n in some]) or 1.0)
 
 

@@ -20,7 +20,7 @@ from maxslope.studies.store import Store, Tell, digest
 from . import convergence, geometry, pictures, words
 from .runs import EPS, HORIZON, MINIMIZERS, SCENES, STEPS, TAU, TAUS, Scene, compare, pair, scene, starts
 
-VERSION = 1
+VERSION = 2
 "Of the recipe: raised when the same options would give other results."
 Parts = dict[tuple[str, str, int], dict[str, Tensor]]
 

@@ -21,7 +21,8 @@ PROBLEM = (
     "y = [net(x0) > 1/2]; the curve descends it at unit speed in ℓ∞ and stays in the box of radius eps around x0.\n\n"
     "IFGSM takes the step of length tau against the sign of the gradient and clips to the budget. In a box this is exactly the "
     "semi-implicit scheme: it minimizes the linear model of E over all points within tau and within the budget. MinMove "
-    "minimizes E itself over the same points. Where the gradient is exactly zero both stay.\n\n"
+    "minimizes E itself over the same points, and stays where none of them is lower; IFGSM stays where the gradient "
+    "is exactly zero.\n\n"
     "Nets and points are in float64: close to 0 and 1 the sigmoid in float32 takes few values, so that steps there would be "
     "decided by rounding."
 )
@@ -58,8 +59,9 @@ def convergence(starts: int) -> str:
     return (
         f"Difference between IFGSM and MinMove against tau: maximum over the common times, eps = {EPS:g}, T = {HORIZON:g}, "
         f"{starts} starts x0 ~ U(-1, 1)², tau = {TAU:g} / 2^i. Left: the ℓ∞ difference. Middle: the ℓ1 difference, which "
-        "is the matrix norm with ord=inf that the authors report. Right: how much of what a step could win its inner solver "
-        f"lost, against a finer grid ({FINE!r}) from the same states. The thin line falls in proportion to tau."
+        "is the matrix norm with ord=inf that the authors report. Bars: standard error of the mean. Right: how much of what a "
+        f"step could win its inner solver lost, against a finer grid ({FINE!r}) from the same states. The thin "
+        "line falls in proportion to tau."
     )
 
 

@@ -64,7 +64,7 @@ def along(victim: Victim, x0: Tensor, steps: int, moves: int) -> dict[str, Tenso
     flow = victim.flow(x0, EPS)
     save = SaveAt(path=True)
     a = solve(flow, Explicit(), x0, tau=EPS / steps, steps=steps, save=save)
-    b = solve(flow, MinimizingMovement(Grid(17, 3)), x0, tau=EPS / moves, steps=moves, save=save)
+    b = solve(flow, MinimizingMovement(Grid(17, 4)), x0, tau=EPS / moves, steps=moves, save=save)
     assert isinstance(a.path, Tensor)
     assert isinstance(b.path, Tensor)
     assert a.energies is not None

@@ -22,7 +22,7 @@ from maxslope.studies.style import draw
 
 from . import critical, dissipation, euler, exponent, words
 
-VERSION = 1
+VERSION = 2
 "Of the recipe: raised when the same options would give other results."
 Lines = Sequence[Mapping[str, Any]]
 Parts = dict[str, dict[str, Tensor]]
