@@ -10,10 +10,10 @@ from torch import nn
 from maxslope.counting import Counted
 from maxslope.energies import Expectation, Function, Loss, as_energy, gradient
 from maxslope.errors import InputError, ShapeError, UnsupportedError
-from maxslope.losses import cross_entropy, dlr, margin, squared_error
+from maxslope.losses import cross_entropy, dlr, margin, precise_cross_entropy, squared_error
 
 ROWS = 6
-LOSSES = [cross_entropy, margin, dlr]
+LOSSES = [cross_entropy, precise_cross_entropy, margin, dlr]
 
 
 def net(classes=4, dtype=torch.float32):
@@ -86,6 +86,7 @@ def test_losses_by_their_definitions(classes):
     torch.testing.assert_close(cross_entropy(z, y), -torch.log_softmax(z, 1)[torch.arange(200), y])
     torch.testing.assert_close(cross_entropy(z, y, t), torch.log_softmax(z, 1)[torch.arange(200), t])
     for target in (None, t):
+        torch.testing.assert_close(precise_cross_entropy(z, y, target), cross_entropy(z, y, target))
         torch.testing.assert_close(dlr(z + 3.5, y, target), dlr(z, y, target))
         if classes > 2:
             torch.testing.assert_close(dlr(50 * z, y, target), dlr(z, y, target))
@@ -100,6 +101,23 @@ def test_losses_by_their_definitions(classes):
         if classes >= 4:
             want = (z[row, t[row]] - zy) / (s[row, 0] - 0.5 * (s[row, 2] + s[row, 3]))
             assert float(dlr(z, y, t)[row]) == pytest.approx(float(want))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("lead", [0.0, 10.0, 30.0, 80.0, -30.0, -80.0])
+def test_the_precise_cross_entropy_has_all_its_digits_in_float32(classes, lead):
+    z = torch.randn(50, classes, generator=torch.Generator().manual_seed(5))
+    z[:, 0] += lead
+    y = torch.zeros(50, dtype=torch.long)
+    exact = z.double()
+    exact = torch.log1p((exact[:, 1:] - exact[:, :1]).exp().sum(1))
+    z.requires_grad_()
+    value = precise_cross_entropy(z, y)
+    (g,) = torch.autograd.grad(value.sum(), z)
+    torch.testing.assert_close(value.double(), exact, rtol=2e-5, atol=0)
+    share = torch.softmax(z.detach().double(), 1)
+    torch.testing.assert_close(g[:, 1:].double(), share[:, 1:], rtol=1e-4, atol=1e-44)
+    torch.testing.assert_close(g[:, 0].double(), -share[:, 1:].sum(1), rtol=1e-4, atol=1e-44)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])

@@ -14,6 +14,7 @@ from maxslope.domains import Ball, Box
 from maxslope.energies import Point
 from maxslope.errors import NoGradientError, UnsupportedError
 from maxslope.flows import Flow, solve
+from maxslope.losses import cross_entropy, margin
 from maxslope.minimizers import Consensus, Descent, Found, Grid, Minimizer, Sampling
 from maxslope.models import digits_mlp
 from maxslope.norms import L1, L2, Linf
@@ -184,6 +185,21 @@ def test_attacks_images_at_least_as_well_as_the_explicit_scheme():
         net, x[:8], y[:8]
     )
     assert bool((best.energy <= 0).all())
+
+
+def test_confident_samples_are_moved_in_float32():
+    """Where the cross-entropy is 0 in float32 though its gradient is not, the preset still sees which points are worse."""
+    x, y = digits("test")
+    net = digits_mlp()
+    sure = cross_entropy(6 * net(x), y) == 0
+    assert int(sure.sum()) > 50
+    x, y = x[sure][:20], y[sure][:20]
+    found = minmove(0.1, steps=3, bounds=(0, 1))(lambda v: 6 * net(v), x, y)
+    assert bool(((found.x - x).abs().amax((1, 2, 3)) > 0.09).all())
+    plain = minmove(0.1, steps=3, bounds=(0, 1), loss=cross_entropy)(lambda v: 6 * net(v), x, y)
+    assert float((plain.x == x).flatten(1).all(1).float().mean()) > 0.3
+    with torch.no_grad():
+        assert float(margin(net(found.x), y).mean()) > float(margin(net(plain.x), y).mean())
 
 
 @pytest.mark.parametrize("minimizer", MINIMIZERS, ids=lambda m: type(m).__name__)

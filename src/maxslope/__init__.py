@@ -28,7 +28,7 @@ _NAMES = {
     "evaluation.transport": "evaluate_transport load_transport",
     "evaluation.verdict": "Examination examine verdict",
     "flows": "Flow Hit Scheme Stall Stop solve",
-    "losses": "cross_entropy dlr margin squared_error",
+    "losses": "cross_entropy dlr margin precise_cross_entropy squared_error",
     "minimizers": "Consensus Descent Exact Found Grid Minimizer Patterns Sampling",
     "norms": "Group L1 L2 Linf Lp Norm norm_of",
     "onnx": "read_onnx",
@@ -124,7 +124,7 @@ if TYPE_CHECKING:
     from .evaluation.transport import evaluate_transport, load_transport
     from .evaluation.verdict import Examination, examine, verdict
     from .flows import Flow, Hit, Scheme, Stall, Stop, solve
-    from .losses import cross_entropy, dlr, margin, squared_error
+    from .losses import cross_entropy, dlr, margin, precise_cross_entropy, squared_error
     from .minimizers import Consensus, Descent, Exact, Found, Grid, Minimizer, Patterns, Sampling
     from .norms import L1, L2, Group, Linf, Lp, Norm, norm_of
     from .onnx import read_onnx

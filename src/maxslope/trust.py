@@ -12,7 +12,7 @@ from torch import Tensor
 from .domains import Domain
 from .energies import Loss, as_energy
 from .errors import NoGradientError
-from .losses import cross_entropy, dlr, margin
+from .losses import cross_entropy, dlr, margin, precise_cross_entropy
 from .norms import Linf
 from .rows import Key, all_of, column, inner
 
@@ -148,7 +148,7 @@ def gradient_trust(energy: Any, domain: Domain, x: Tensor, key: Key | None = Non
 
 def _unsaturated(energy: Any) -> Any:
     """The same goal, judged by the margin, for losses that flatten out where the model is sure."""
-    if isinstance(energy, Loss) and energy.loss in (cross_entropy, dlr):
+    if isinstance(energy, Loss) and energy.loss in (cross_entropy, precise_cross_entropy, dlr):
         return Loss(energy.model, energy.y, margin, energy.target, energy.adapter)
     return energy
 

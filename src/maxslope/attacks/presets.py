@@ -12,7 +12,7 @@ from ..budgets import Eps, rational
 from ..errors import InputError
 from ..flows import Hit, Scheme
 from ..intake import nearest
-from ..losses import margin
+from ..losses import margin, precise_cross_entropy
 from ..minimizers import Minimizer
 from ..norms import L1, L2, Linf, Norm
 from ..schemes import Best, Explicit, MinimizingMovement, Momentum, RandomSearch, SemiImplicit
@@ -137,7 +137,8 @@ def minmove(
     """x_{k+1} in argmin { -loss : |v - x_k| <= tau, inside the budget } from x_0 = x: the implicit scheme (MinMove).
 
     Every step minimizes the energy itself in its trust region, by `Descent()` unless another minimizer is given, so the loss
-    never falls. It spends many gradients a step: see `Descent` for how many.
+    never falls. It spends many gradients a step: see `Descent` for how many. The loss is the cross-entropy in the form that
+    keeps its digits near 0, since values are compared.
 
     Args:
         eps, tau, steps: see `Attack`; tau defaults to eps / steps, so that the horizon is eps.
@@ -149,7 +150,8 @@ def minmove(
     >>> minmove(0.1, steps=3, bounds=(0, 1))(model, x, y).steps.tolist()
     [3, 3]
     """
-    defaults = {"scheme": MinimizingMovement(minimizer) if minimizer else MinimizingMovement()}
+    scheme = MinimizingMovement(minimizer) if minimizer else MinimizingMovement()
+    defaults = {"scheme": scheme, "loss": precise_cross_entropy}
     return made("minmove", eps=eps, tau=tau, steps=steps, norm=norm or Linf(), options=defaults | options)
 
 

@@ -67,7 +67,7 @@ class Options:
     "Runs of adversaries with a random start, on samples still robust; default: one."
     time_limit: float | None = None
     "Seconds of programs that exact may use for a sample; default: 60."
-    loss: Literal["auto", "cross-entropy", "margin", "dlr", "squared-error"] = "auto"
+    loss: Literal["auto", "cross-entropy", "precise-cross-entropy", "margin", "dlr", "squared-error"] = "auto"
     "Loss that is ascended."
     bounds: Signed | None = None
     "LOWER,UPPER of valid data, or none; default: what the data says."

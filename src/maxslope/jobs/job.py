@@ -24,6 +24,7 @@ from .presets import PRESETS, check_options, preset
 
 LOSSES = {
     "cross-entropy": losses.cross_entropy,
+    "precise-cross-entropy": losses.precise_cross_entropy,
     "margin": losses.margin,
     "dlr": losses.dlr,
     "squared-error": losses.squared_error,

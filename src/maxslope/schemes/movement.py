@@ -47,7 +47,8 @@ class MinimizingMovement:
     The energy itself is minimized in the trust region, not a linear model of it, so it never increases, whatever tau.
     Among equal energies the row stays where it is, and with a minimizer that draws no random numbers it rests from then on: the
     same problem is not solved again. How well the inner problem was solved is part of the result: `Solution.gaps` adds up what
-    the minimizer reports of its accuracy (`SaveAt(scalars=True)`).
+    the minimizer reports of its accuracy (`SaveAt(scalars=True)`). Values are compared, so the energy needs its digits: in
+    float32 a cross-entropy near 0 is a plateau, `precise_cross_entropy` and `margin` are not.
 
     Args:
         minimizer: the inner solver; `Descent()` by default, `Grid()` as a reference in two dimensions.
