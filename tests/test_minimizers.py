@@ -272,6 +272,24 @@ def test_kinks_and_narrow_valleys_are_followed():
     assert above[3] < 0.005
 
 
+@pytest.mark.parametrize("turn", [0.1, 0.7, 2.0])
+def test_a_kink_a_thousand_times_steeper_than_it_falls_is_followed_to_its_end(turn):
+    """E = |c.x + .1| - .001 d.x: whatever the lattice, its points lie beside the kink, and the fall along it is small."""
+    c, d = (math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))
+    x = 0.2 * start(60)
+    across = torch.tensor(c, dtype=x.dtype)
+    x = x - ((x @ across + 0.1)[:, None]) * across  # on the kink
+
+    def kink(v):
+        return (v @ across + 0.1).abs() - 1e-3 * (v @ torch.tensor(d, dtype=x.dtype))
+
+    domain = ms.Box().near(x, 0.3, Linf())
+    exact = 1e-3 * 0.3 / max(map(abs, d))  # where the kink leaves the box
+    for minimizer, least in ((Grid(), 0.7), (Grid(zooms=4), 0.99), (Descent(), 0.9999)):
+        share = (kink(x) - call(minimizer, kink, domain, x).point.value) / exact
+        assert least < float(share.min()) <= float(share.max()) <= 1 + 1e-9, minimizer
+
+
 def rastrigin(v):
     return (v.square() - 0.1 * (20 * v).cos() + 0.1).sum(1)
 

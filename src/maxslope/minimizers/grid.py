@@ -24,16 +24,18 @@ class Grid:
     """The best point of a lattice over the region, refined `zooms` times around the best point; events of up to 3 numbers.
 
     The lattice has `points` values in each of the d directions and reaches from end to end of the region's bounding box;
-    its points are projected onto the region. Each zoom puts the same lattice over the cells around the best point so far: two on
-    each side, so that it can move on along a narrow valley, and one with fewer than 17 points. A row costs (1 + zooms) points^d
-    evaluations without gradient.
+    its points are projected onto the region. The first half of the zooms (rounded down) put the same lattice over the `points`
+    lowest points, turned to their principal axes: along a narrow valley or kink it stays long and becomes thin. The others put
+    it over the cells around the best point: two on each side, and one with fewer than 17 points. A row costs
+    (1 + zooms) points^d evaluations without gradient.
 
     The gap is a quarter of the sum over the directions of the second differences of the energy at the best point of the
     last lattice (none where the point is at an end): what a valley or a kink between the points could hide.
 
     Args:
         points: values in each direction, >= 3.
-        zooms: >= 0; each divides the spacing by (points - 1) / 4, with fewer than 17 points by (points - 1) / 2.
+        zooms: >= 0; one of the second half divides the spacing by (points - 1) / 4, with fewer than 17 points by
+            (points - 1) / 2.
 
     Raises:
         InputError: an option is out of range.
@@ -92,23 +94,28 @@ class Grid:
         m = self.points**d
         own = spread(torch.arange(n, device=x.device), m)
         region, some = domain[own], energy[spread(rows, m)]
-        share = torch.arange(self.points, dtype=x.dtype, device=x.device) / (self.points - 1)
+        share = torch.linspace(-1, 1, self.points, dtype=x.dtype, device=x.device)
         share = torch.cartesian_prod(*[share] * d).reshape(m, d)
-        low, high, hits = lower, upper, []
+        axes = torch.eye(d, dtype=x.dtype, device=x.device).expand(n, d, d)
+        center, half, hits = 0.5 * (lower + upper), 0.5 * (upper - lower), []
         found, lowest = flat(x), torch.full_like(here.value, torch.inf)
         last = torch.zeros(n, dtype=torch.int64, device=x.device)
         for k in range(1 + self.zooms):
-            spots = torch.lerp(low[:, None], high[:, None], share)
+            spots = center[:, None] + share @ (half[:, :, None] * axes.mT)
             candidates = region.project(spots.reshape(n * m, *x.shape[1:]))
             seen = some.evaluate(candidates, grad=False)
             hits.append(seen)
-            value = finite(seen.value).reshape(n, m)
+            value, v = finite(seen.value).reshape(n, m), candidates.reshape(n, m, d)
             least, at = value.min(1)
             better = least < lowest
             lowest, last = torch.where(better, least, lowest), torch.where(better, k * m + at, last)
-            found = torch.where(better[:, None], pick(candidates.reshape(n, m, d), at), found)
-            around = (2 if self.points >= 17 else 1) * (high - low) / (self.points - 1)
-            low, high = torch.maximum(found - around, lower), torch.minimum(found + around, upper)
+            found = torch.where(better[:, None], pick(v, at), found)
+            cell = 2 * half / (self.points - 1)
+            if k < self.zooms // 2:
+                low = value.topk(self.points, 1, largest=False).indices
+                center, axes, half = box_around(v.gather(1, low[..., None].expand(-1, -1, d)), axes, cell)
+            else:
+                center, half = found, (2 if self.points >= 17 else 1) * cell
         gap = self._hidden(value, at, d)
         point = Point(lowest, None, lambda: goal(hits, last, n, m))
         return best_of(x, here, found.reshape(x.shape), point, gap)
@@ -124,6 +131,24 @@ class Grid:
             rise = value[rows, at - step] + value[rows, at + step] - 2 * value[rows, at]
             gap = gap + 0.25 * torch.where(inside, rise, 0.0)
         return gap
+
+
+def box_around(v: Tensor, axes: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A box around some points of a lattice (rows, points, d), turned to their principal axes.
+
+    Args:
+        axes, cell: the directions of the lattice, the columns of (rows, d, d), and its spacing along them, (rows, d).
+
+    Returns:
+        The center (rows, d), the axes (rows, d, d), and half of the width along each, (rows, d): 2.5 standard deviations of the
+        points and a cell.
+    """
+    center = v.mean(1)
+    away = (v - center[:, None]).double()
+    spread, turned = torch.linalg.eigh(away.mT @ away / v.shape[1])
+    turned = turned.to(v.dtype)
+    thick = ((turned.mT @ axes).abs() * cell[:, None]).sum(2)
+    return center, turned, 2.5 * spread.clamp_min(0).sqrt().to(v.dtype) + thick
 
 
 def extent(domain: Domain, x: Tensor) -> tuple[Tensor, Tensor]:

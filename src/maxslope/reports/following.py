@@ -21,7 +21,7 @@ KINDS = {
     "deviates": "it misses that by more: tau is too large, so take more steps or a smaller tau",
     "oscillates": "it is at a minimum and steps back and forth across it: done, unless tau was too large to see more",
     "chatters": "it zigzags along a kink, as of ReLU, where the slope promises more than can be had: a smaller tau does not help",
-    "held": "it is at a kink and finds no step down",
+    "held": "it is at a kink and finds no step down, or its energy has too few digits to show one",
     "lags": "it goes down as its slope says, but slower than it should, as where a projection takes back most of each step",
     "stuck": "the slope is 0 and it never moves: gradients may be masked, so try an adversary without gradients",
     "leaves": "the energy rises: tau is far too large",

@@ -19,9 +19,9 @@ EPS, TAU, HORIZON = 0.2, 0.2, 1.0
 "Budget, largest step and horizon of Figure H4."
 TAUS, STEPS = (0.2, 0.1, 0.02, 0.001), (1, 3, 50, 100)
 "Step sizes and numbers of steps of Figures 1 and H3."
-MINIMIZERS: dict[str, Minimizer] = {"grid": Grid(zooms=3), "descent": Descent(), "crude": Sampling(points=16)}
+MINIMIZERS: dict[str, Minimizer] = {"grid": Grid(zooms=4), "descent": Descent(), "crude": Sampling(points=16)}
 "Inner solvers of Figure H4; the last one is bad on purpose."
-FINE = Grid(points=65, zooms=3)
+FINE = Grid(points=65, zooms=4)
 "What the inner solvers are measured against."
 PROBED, MOMENTS = 40, 8
 "Of how many starts, at how many moments; of fewer starts a quarter, but 4."
