@@ -26,6 +26,7 @@ ORDER = [
     "duals",
     "sampling",
     "norms",
+    "scratch",
     "balls",
     "measures",
     "shares",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .energies import Point
 from .rows import column, take
+from .scratch import Scratch, distance
 
 _ROUNDING = 1e-9  # of a step: a horizon that is so close to a multiple of tau is that multiple
 
@@ -98,6 +99,7 @@ class Meter:
         self.dissipation = torch.zeros(len(like), dtype=torch.float64, device=like.device)
         self.lengths = torch.zeros_like(self.dissipation)
         self.slope = torch.full_like(self.dissipation, math.nan)
+        self.scratch = Scratch()
 
     def read(self, flow: Any, x: Tensor, seen: Point | None, state: Any) -> dict[str, Tensor]:
         """The scalars at x, before the step from it; `state` is that before the step."""
@@ -106,7 +108,11 @@ class Meter:
             out["gaps"] = self.gap(state)
         if self.full:
             g = None if seen is None else seen.grad
-            self.slope = torch.full_like(self.lengths, math.nan) if g is None else flow.slope(x, g).double()
+            self.slope = (
+                torch.full_like(self.lengths, math.nan)
+                if g is None
+                else flow.slope(x, g, self.scratch).double()
+            )
             out |= {"slopes": self.slope, "dissipation": self.dissipation, "lengths": self.lengths}
         return out
 
@@ -116,7 +122,7 @@ class Meter:
             return
         if self.elapsed is not None:
             dt = self.elapsed(after) - self.elapsed(before)
-        length = flow.norm(new - x).double()
+        length = distance(flow.norm, new, x, self.scratch).double()
         dt = dt.double() if isinstance(dt, Tensor) else dt
         if flow.p == math.inf:
             rate = self.slope

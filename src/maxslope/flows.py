@@ -18,6 +18,7 @@ from .errors import DomainError, InputError, ShapeError
 from .ledger import Ledger
 from .norms import Linf, Norm
 from .rows import Key, column, take
+from .scratch import Scratch
 from .slopes import slope
 from .solutions import SaveAt, Solution, Status
 
@@ -61,9 +62,9 @@ class Flow:
     def __getitem__(self, rows: Any) -> Flow:
         return Flow(self.energy[rows], self.norm, self.domain[rows], self.p)
 
-    def slope(self, x: Tensor, g: Tensor) -> Tensor:
+    def slope(self, x: Tensor, g: Tensor, scratch: Scratch | None = None) -> Tensor:
         """How fast the energy can fall from x inside the domain, max { <-g, v> : |v| <= 1, v tangent to the domain }, (rows,)."""
-        return slope(self.domain, self.norm, x, g)
+        return slope(self.domain, self.norm, x, g, scratch)
 
     def velocity(self, g: Tensor) -> Tensor:
         """The velocity of steepest descent for the gradient g: lmo(g), times slope^(p'-1) for finite p."""

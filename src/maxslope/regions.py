@@ -90,11 +90,18 @@ class Region:
         lower, upper = self.bounds(x)
         if lower is None and upper is None:
             return x
-        if all(b is None or (b.ndim == 0 and b.device.type == "cpu") for b in (lower, upper)):
-            # Several times faster than with tensors of no dimension; NaN stays NaN.
-            ends = [b if b is None else float(b) for b in (lower, upper)]
-            return torch.clamp(x, ends[0], ends[1])
+        if _numbers(lower, upper):
+            return torch.clamp(x, _number(lower), _number(upper))
         return _between(x, lower, upper)
+
+    def clip_(self, x: Tensor) -> Tensor:
+        """`clip` for a tensor that may be overwritten."""
+        lower, upper = self.bounds(x)
+        if lower is None and upper is None:
+            return x
+        if _numbers(lower, upper):
+            return torch.clamp_(x, _number(lower), _number(upper))
+        return torch.clamp_(x, lower, upper)
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point of the domain in l_2, shape of x; x itself where it is inside.
@@ -115,8 +122,7 @@ class Region:
         """`project` for a tensor that nobody else holds, which may be overwritten (saves memory traffic in the loop)."""
         if self.balls:
             return self.project(x)
-        lower, upper = self.bounds(x)
-        return x if lower is None and upper is None else torch.clamp_(x, lower, upper)
+        return self.clip_(x)
 
     def lmo(self, g: Tensor, near: Tensor | None = None) -> Tensor:
         """argmin { <g, x> : x in the domain }, shape of g.
@@ -291,6 +297,15 @@ def _spread(bound: Tensor, like: Tensor) -> Tensor:
 def _distance(ball: Part, x: Tensor) -> Tensor:
     """|x - c| in float64, (rows,)."""
     return ball.norm(x.double() - ball.center.double())
+
+
+def _numbers(*bounds: Tensor | None) -> bool:
+    """Whether bounds are numbers: clamping with these is several times faster than with tensors of no dimension."""
+    return all(b is None or (b.ndim == 0 and b.device.type == "cpu") for b in bounds)
+
+
+def _number(bound: Tensor | None) -> float | None:
+    return None if bound is None else float(bound)
 
 
 def _between(x: Tensor, lower: Tensor | None, upper: Tensor | None) -> Tensor:

@@ -13,9 +13,10 @@ from .budgets import slack
 from .clouds import Cloud, atoms_of
 from .domains import Domain
 from .measures import blank, blocks
-from .norms import L2, Norm
+from .norms import L2, Linf, Norm
 from .regions import Part
-from .rows import column, flat, inner
+from .rows import column, flat, inner, total
+from .scratch import Scratch
 from .tangents import shared_slope
 from .transport import Transport
 
@@ -23,7 +24,7 @@ _GAP = 1e-12  # where the search for multipliers ends, in units of |g|_*
 _FAR = 1e12  # the largest multiplier, for g and normals with largest entry 1
 
 
-def slope(domain: Domain, norm: Norm, x: Tensor, g: Tensor) -> Tensor:
+def slope(domain: Domain, norm: Norm, x: Tensor, g: Tensor, scratch: Scratch | None = None) -> Tensor:
     """The slope at x of an energy with gradient g, among directions that stay in the domain K, (rows,).
 
         min { |g + n|_* : n in N_K(x) }  =  max { <-g, v> : |v| <= 1, v in T_K(x) }
@@ -37,6 +38,7 @@ def slope(domain: Domain, norm: Norm, x: Tensor, g: Tensor) -> Tensor:
         domain: a box and at most two balls; x is in it.
         norm: the norm of motion, an absolute norm: it does not change when signs of coordinates do.
         x, g: (rows, *event). A row of g with NaN or infinity gives NaN in that row.
+        scratch: memory to work in, for a loop that asks again and again.
 
     References: L. Ambrosio, N. Gigli, G. Savare, "Gradient Flows", 2008, section 1.4 (the slope of a sum with an indicator).
 
@@ -46,11 +48,12 @@ def slope(domain: Domain, norm: Norm, x: Tensor, g: Tensor) -> Tensor:
     """
     if isinstance(norm, Transport):
         return _of_measures(domain, norm, x, g)
-    balls = domain.balls
+    balls, scratch = domain.balls, scratch or Scratch()
     if type(norm) is L2 and len(balls) == 1 and type(balls[0].norm) is L2:
-        s = _euclidean(domain, x, g)
+        s = _euclidean(domain, x, g, scratch)
     else:
-        s = norm.dual(unblocked(domain, x, g))
+        r = _without(_blocked(domain, x, g, scratch), g, scratch(1, g))
+        s = total(torch.abs(r, out=scratch(1, g))) if type(norm) is Linf else norm.dual(r)
         if balls:
             on = [_on(domain, ball, x, ball.norm(x - ball.center)) for ball in balls]
             rows = torch.stack(on).any(0).nonzero().flatten()
@@ -82,10 +85,10 @@ def unblocked(domain: Domain, x: Tensor, g: Tensor) -> Tensor:
             part = domain.atoms[at]
             out.flatten(0, 1)[at] = unblocked(part, x.flatten(0, 1)[at], g.flatten(0, 1)[at])
         return out
-    return _without(_blocked(domain, x, g), g)
+    return _without(_blocked(domain, x, g, Scratch()), g, torch.empty_like(g))
 
 
-def _blocked(domain: Domain, x: Tensor, g: Tensor) -> Tensor | None:
+def _blocked(domain: Domain, x: Tensor, g: Tensor, scratch: Scratch) -> Tensor | None:
     """1 where x is at the bound that descent pushes it to, up to the rounding of the steps that led there, else 0; None for
     0 everywhere.
 
@@ -94,12 +97,13 @@ def _blocked(domain: Domain, x: Tensor, g: Tensor) -> Tensor | None:
     """
     if domain.lower is None and domain.upper is None:
         return None
-    return domain.clip(g * -math.inf).sub_(x).abs_().le_(domain.rounding(x))
+    room = domain.clip_(torch.mul(g, -math.inf, out=scratch(0, g)))
+    return room.sub_(x).abs_().le_(domain.rounding(x))
 
 
-def _without(blocked: Tensor | None, v: Tensor) -> Tensor:
+def _without(blocked: Tensor | None, v: Tensor, out: Tensor) -> Tensor:
     """v, with 0 where it is blocked."""
-    return v if blocked is None else torch.addcmul(v, blocked, v, value=-1)
+    return v if blocked is None else torch.addcmul(v, blocked, v, value=-1, out=out)
 
 
 def _on(domain: Domain, ball: Part, x: Tensor, distance: Tensor) -> Tensor:
@@ -108,40 +112,45 @@ def _on(domain: Domain, ball: Part, x: Tensor, distance: Tensor) -> Tensor:
     return distance >= domain._radius(ball, x) * (1 - margin)
 
 
-def _euclidean(domain: Domain, x: Tensor, g: Tensor) -> Tensor:
+def _euclidean(domain: Domain, x: Tensor, g: Tensor, scratch: Scratch, scaled: bool = False) -> Tensor:
     """Motion in l_2, in an l_2 ball with or without a box: no search but for rows where the box makes it hard.
 
     |g + lam n|_2^2 without blocked coordinates is convex and piecewise quadratic in lam: Newton's method, which ends once it
     knows which coordinates the box blocks; almost always at once.
     """
     (ball,) = domain.balls
-    n = (x - ball.center).to(x.dtype)
+    size = torch.linalg.vector_norm(flat(g), dim=1)
+    if not scaled and bool(((size < 1e-12) | (size > 1e12)).any()):  # where squares over- or underflow
+        scale = _positive(flat(g).abs().amax(1))
+        return scale * _euclidean(domain, x, g / column(scale, g), scratch, True)
+    n = torch.sub(x, ball.center, out=scratch(2, x))
     on = _on(domain, ball, x, torch.linalg.vector_norm(flat(n), dim=1))
-    blocked = _blocked(domain, x, g)
-    r = _without(blocked, g)
+    blocked = _blocked(domain, x, g, scratch)
+    r = _without(blocked, g, scratch(1, g))
+    s = torch.linalg.vector_norm(flat(r), dim=1)
     if bool(on.any()):
-        lam, size, done = torch.zeros_like(on, dtype=g.dtype), 0.0, ~on
-        # Where the squares over- or underflow, this asks too much, and the search has the last word.
         tiny = 64 * torch.finfo(g.dtype).eps
-        noise = tiny * (torch.linalg.vector_norm(flat(g), dim=1) * ball.radius.to(on.device)).to(g.dtype)
-        noise = noise.nan_to_num(posinf=0.0)
+        noise = tiny * size * ball.radius.to(on.device, g.dtype)
+        pull = total(torch.mul(r, n, out=scratch(1, g)))
+        lam, todo = torch.zeros_like(pull), on & (pull < -noise)
         for _ in range(8):
-            pull = inner(n, r)
-            done = ~on | ~(pull.abs() > noise + tiny * lam * size) | (lam == 0) & (pull > 0)
-            if bool(done.all()):
+            if not bool(todo.any()):
                 break
-            size = inner(_without(blocked, n), n)
-            lam = torch.where(done, lam, (lam - pull / _positive(size)).clamp_min(0))
-            h = torch.addcmul(g, n, column(lam, n))
-            blocked = _blocked(domain, x, h)
-            r = _without(blocked, h)
-        if not bool(done.all()):
-            rows = (~done).nonzero().flatten()
-            part = domain[rows]
-            ray = _Ray.of(part.balls[0], x[rows], on[rows])
-            found = _searched(part, L2(), [ray], x[rows], g[rows]).to(g.dtype)
-            return L2()(r).index_copy(0, rows, found)
-    return L2()(r)
+            m = torch.linalg.vector_norm(flat(_without(blocked, n, scratch(0, g))), dim=1).square_()
+            lam = torch.where(todo, (lam - pull / _positive(m)).clamp_min_(0), lam)
+            h = torch.addcmul(g, n, column(lam, n), out=scratch(1, g))
+            blocked = _blocked(domain, x, h, scratch)
+            r = _without(blocked, h, scratch(1, g))
+            s = torch.linalg.vector_norm(flat(r), dim=1)
+            pull = total(torch.mul(r, n, out=scratch(1, g)))
+            todo &= (pull.abs() > noise + tiny * lam * m) & ((lam > 0) | (pull < 0))
+        else:
+            rows = todo.nonzero().flatten()
+            if len(rows):
+                part = domain[rows]
+                ray = _Ray.of(part.balls[0], x[rows], on[rows])
+                s = s.index_copy(0, rows, _searched(part, L2(), [ray], x[rows], g[rows]).to(s.dtype))
+    return s
 
 
 class _Ray(NamedTuple):
