@@ -191,20 +191,20 @@ def shares(x, y, model, energy):
 
 
 def test_rounds_take_the_samples_within_and_every_row_costs_what_its_rounds_do():
-    model = digits_mlp(0)
-    x, y = digits(64, model)
-    full = standard(0.05, bounds=(0, 1)).race
+    n, model = 200, digits_mlp(0)  # so many that every round has some, however the network was trained
+    x, y = digits(n, model)
+    full = standard(0.07, bounds=(0, 1)).race
     assert len(full.rounds) == ROUNDS
     done = [replace(full, rounds=full.rounds[:k])(model, x, y) for k in range(1, ROUNDS + 1)]
     whole = done[-1]
     robust = ~whole.hit
     forwards, backwards = (
-        torch.full((64,), 2),
-        torch.zeros(64, dtype=torch.int64),
+        torch.full((n,), 2),
+        torch.zeros(n, dtype=torch.int64),
     )  # the scores at x, the lead at the end
     taken = []
     for k, r in enumerate(full.rounds):
-        part = torch.ones(64, dtype=torch.bool)
+        part = torch.ones(n, dtype=torch.bool)
         if k and math.isfinite(r.within):
             part = ~done[k - 1].hit & (shares(x, y, model, done[k - 1].energy) <= r.within)
         many, steps = max(1, r.targets * r.restarts), r.attack.steps

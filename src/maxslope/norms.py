@@ -108,7 +108,9 @@ class L2:
 
     def project(self, v: Tensor, radius: Tensor | float) -> Tensor:
         size = self._size(v)
-        shrink = torch.where(size > radius, radius / size, 1.0)
+        # A number over a tensor is the number times the inverse, which a subnormal does not have.
+        r = torch.as_tensor(radius, dtype=size.dtype, device=size.device)
+        shrink = torch.where(size > r, r / size, 1.0)
         return v * column(shrink.to(v.dtype), v)
 
     def _size(self, v: Tensor) -> Tensor:
