@@ -106,9 +106,8 @@ class Descent:
         self, energy: Energy, domain: Domain, x: Tensor, radius: float | Tensor, here: Point
     ) -> Found:
         size = torch.as_tensor(radius, dtype=x.dtype, device=x.device).expand(len(x))[:, None]
-        found, gain = probe(energy, domain, x, size, here, self.search)
-        found = found.reshape(x.shape)
-        return best_of(x, here, found, energy.evaluate(found), gain)
+        found = probe(energy, domain, x, size, here, self.search)
+        return best_of(x, here, found.x, found.point, found.gap)
 
     def _descend(
         self,
