@@ -79,6 +79,19 @@ def test_one_state_dict_inside_a_dict_is_taken_out(wrap, old, tmp_path):
     assert list(load_state(tmp_path / "w.pt")) == list(state)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.net."])
+def test_one_prefix_before_all_names_is_taken_off(prefix, tmp_path):
+    state = {n: t + 1 for n, t in net().state_dict().items()}
+    torch.save({prefix + n: t for n, t in state.items()}, tmp_path / "w.pt")
+    loaded = load_weights(net(), tmp_path / "w.pt").state_dict()
+    assert all(torch.equal(loaded[n], t) for n, t in state.items())
+    some = {(prefix + n if i else n): t for i, (n, t) in enumerate(state.items())}
+    said = save_and_fail(ShapeError, some, tmp_path)
+    assert prefix in said, "not before all names"
+    more = {prefix + n: t for n, t in state.items()} | {prefix + "more": torch.zeros(1)}
+    save_and_fail(ShapeError, more, tmp_path)
+
+
 def test_parameters_views_and_shared_tensors_load(tmp_path):
     base = torch.arange(12.0).reshape(3, 4)
     state = {"parameter": nn.Parameter(base.clone()), "transposed": base.T, "row": base[1], "shared": base}

@@ -205,7 +205,8 @@ def load_weights(
     """Load a file into `model`, all of it or nothing, and return it; its dtypes and its mode stay.
 
     Args:
-        model: must have exactly the tensors of the file, by name and shape.
+        model: must have exactly the tensors of the file, by name and shape; one prefix before all names of the file, such as the
+            `module.` of DataParallel or the `_orig_mod.` of torch.compile, is taken off.
         path: as for `load_state`.
         limit_bytes: as for `load_state`.
 
@@ -226,11 +227,21 @@ def load_weights(
     typed = os.fspath(path)
     state = load_state(typed, limit_bytes=limit_bytes)
     own = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    state = _unwrapped(state, own)
     _check_names(typed, type(model).__name__, state, own)
     check_values(typed, state, own)
     with torch.no_grad():
         model.load_state_dict(state)
     return model
+
+
+def _unwrapped(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state under the model's names, where all of its names are those with one prefix before them."""
+    for name in state:
+        prefix = name.removesuffix(next(iter(own), name))
+        if name != prefix and {prefix + n for n in own} == set(state):
+            return {n: state[prefix + n] for n in own}
+    return state
 
 
 def _listed(items: list[str]) -> str:
