@@ -155,11 +155,6 @@ def test_every_name_and_shape_that_differs_is_listed(tmp_path):
     assert "'3.bias' is (7,) in the file and (3,) in the model" in text
 
 
-def test_a_wrapped_model_is_recognized(tmp_path):
-    text = save_and_fail(ShapeError, {f"module.{n}": t for n, t in net().state_dict().items()}, tmp_path)
-    assert "all begin with 'module.'" in text
-
-
 def test_a_thousand_differences_stay_a_message(tmp_path):
     text = save_and_fail(ShapeError, {f"n{k}": torch.zeros(1) for k in range(1000)}, tmp_path)
     assert "and 990 more" in text

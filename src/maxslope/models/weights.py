@@ -264,13 +264,7 @@ def _check_names(typed: str, name: str, state: dict[str, Tensor], own: dict[str,
         parts.append(_listed(shapes))
     if not parts:
         return
-    hint = ""
-    if len(state) == len(own) and not set(state) & set(own):
-        prefix = next(iter(state)).split(".")[0] + "."
-        if {n.removeprefix(prefix) for n in state} == set(own):
-            hint = f"; the file's names all begin with {prefix!r} (a wrapped model): save the inner model's"
-    elif missing and unexpected:
-        hint = nearest(missing[0], unexpected)
+    hint = nearest(missing[0], unexpected) if missing and unexpected else ""
     raise ShapeError(f"{typed!r} does not fit {name}: {'; '.join(parts)}{hint}")
 
 
